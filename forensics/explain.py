@@ -1,0 +1,226 @@
+"""Explanation: the one object that every report reads. Incident → findings → graded chain, verdicts, gaps."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from forensics import chain, detectors
+from forensics.findings import Citation, Finding, Gap, Grade, Link
+from forensics.incident import Incident, assemble
+from forensics.lane import Lane, lane
+from forensics.plan_table import PlanTable, plan_table
+from forensics.registry import members
+from forensics.timeline import Thresholds
+
+if TYPE_CHECKING:
+    from forensics.evidence import Evidence
+    from forensics.flip import Flip, Standing
+    from forensics.store import Store
+
+FORMAT = "forensics.explanation/1"
+EXIT = {"divergence": 1, "same": 0, "cut_short": 0, "sampled": 0, "no_reference": 4, "outputs_unknown": 4}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One arm as a report names it."""
+
+    req_id: str
+    external_req_id: str | None
+    run_id: str
+    replica_id: str
+    arrival_ts: float | None
+    engine: str | None
+    engine_version: str | None
+    model_id: str | None
+    dtype: str | None
+    weights_sha256: str | None
+    output_tokens: int | None
+    finish_reason: str | None
+    max_rows: int | None
+    max_launch_tokens: int | None
+    citation: Citation
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What happened to one request, how each statement is known, and what is missing.
+
+    root_cause: a cause code, 'none' (nothing diverged) or 'undetermined'. chain: links from the root to the flip.
+    """
+
+    standing: Standing
+    headline: str
+    target: Subject
+    reference: Subject | None
+    rule: str
+    x_digest: str | None
+    flip: Flip | None
+    lanes: tuple[Lane, ...]
+    findings: tuple[Finding, ...]
+    links: tuple[Link, ...]
+    chain: tuple[Link, ...]
+    chain_grade: Grade | None
+    root_cause: str
+    ruled_out: tuple[str, ...]
+    gaps: tuple[Gap, ...]
+    plan_table: PlanTable
+    verdicts: tuple[dict[str, Any], ...]
+    cannot_claim: tuple[str, ...]
+    next_commands: tuple[str, ...]
+    seen: dict[str, str]
+    format: str = FORMAT
+
+    @property
+    def exit_code(self) -> int:
+        """Return 0 for no divergence, 1 for one, 4 where the log cannot tell."""
+        return EXIT[self.standing]
+
+    def finding(self, code: str) -> Finding | None:
+        """Return the finding of that code, if there is one."""
+        return next((finding for finding in self.findings if finding.code == code), None)
+
+    def document(self) -> dict[str, Any]:
+        """Return the document form (schemas/explanation.v1.json)."""
+        document = asdict(self)
+        if self.flip is not None:
+            document["flip"]["tie"] = self.flip.tie
+        for finding, entry in zip(self.findings, document["findings"], strict=True):
+            entry["rung"] = finding.rung.name.lower()
+        return document
+
+
+def explain(store: Store, req_id: str, against: str | None = None, limits: Thresholds | None = None) -> Explanation:
+    """Explain one request. Raises ForensicsError for an id that is unknown or ambiguous."""
+    incident = assemble(store, req_id, against, limits or Thresholds())
+    verdicts = _verdicts(store, incident)
+    seen = {name: module.SEEN for name, module in members(detectors).items()}
+    findings, gaps = _detect(incident) if incident.standing == "divergence" else ([], [])
+    table = plan_table(incident)
+    links = chain.link(findings, gaps, incident, table)
+    for verdict in verdicts:
+        cite = f"{verdict['outcome']} ({verdict['source_path']})"
+        links = chain.prove(links, verdict["outcome"], sorted(verdict["document"].get("factors", {})), cite)
+    roots = chain.root_causes(findings, links)
+    way = chain.path(roots[0].code, links) if roots else []
+    found = {finding.code for finding in findings} | {gap.code for gap in gaps}
+    return Explanation(
+        standing=incident.standing,
+        headline=_headline(incident, findings, way, roots),
+        target=_subject(incident.target),
+        reference=_subject(incident.reference) if incident.reference else None,
+        rule=incident.rule,
+        x_digest=incident.target.x_digest(),
+        flip=incident.flip,
+        lanes=tuple(lane(name, arm) for name, arm in _arms(incident)),
+        findings=tuple(sorted(findings, key=lambda finding: (finding.rung, finding.onset))),
+        links=tuple(links),
+        chain=tuple(way),
+        chain_grade=chain.grade(way),
+        root_cause=_root(incident, roots),
+        ruled_out=tuple(sorted(seen.keys() - found)) if incident.standing == "divergence" else (),
+        gaps=tuple(gaps),
+        plan_table=table,
+        verdicts=tuple(verdicts),
+        cannot_claim=_cannot_claim(incident, way, gaps, verdicts),
+        next_commands=_next(incident, verdicts),
+        seen=seen,
+    )
+
+
+def _arms(incident: Incident) -> list[tuple[str, Evidence]]:
+    both = [("target", incident.target)]
+    return both + ([("reference", incident.reference)] if incident.reference else [])
+
+
+def _detect(incident: Incident) -> tuple[list[Finding], list[Gap]]:
+    found = [one for module in members(detectors).values() for one in module.detect(incident)]
+    findings = [one for one in found if isinstance(one, Finding)]
+    return findings, [one for one in found if isinstance(one, Gap)]
+
+
+def _verdicts(store: Store, incident: Incident) -> list[dict[str, Any]]:
+    """Return filed verdicts on this target, parsed; the proof for another reference does not carry over."""
+    run_id, _, req_id = incident.target.identity
+    rows = store.ask("verdicts", run_id=run_id, req_id=req_id).to_dicts()
+    parsed = [row | {"document": json.loads(row["document"])} for row in rows]
+    wanted = incident.reference.identity if incident.reference else None
+    return [row for row in parsed if wanted is None or _about(row["document"].get("reference") or {}, wanted)]
+
+
+def _about(reference: dict[str, Any], wanted: tuple[str, str, str]) -> bool:
+    return bool(reference.get("synthetic")) or (reference.get("run_id"), reference.get("req_id")) == (
+        wanted[0],
+        wanted[2],
+    )
+
+
+def _subject(arm: Evidence) -> Subject:
+    request, engine = arm.request, arm.engine or {}
+    named: dict[str, Any] = {
+        name: request[name] for name in ("req_id", "external_req_id", "run_id", "replica_id", "arrival_ts")
+    }
+    named |= {name: engine.get(name) for name in ("engine", "engine_version", "model_id", "dtype", "weights_sha256")}
+    return Subject(
+        **named,
+        output_tokens=request["output_tokens"] or arm.tokens().height or None,
+        finish_reason=request["finish_reason"],
+        max_rows=arm.steps["batch_size"].max(),  # type: ignore[arg-type]
+        max_launch_tokens=arm.steps["batch_tokens"].max(),  # type: ignore[arg-type]
+        citation=arm.cite()[0],
+    )
+
+
+def _root(incident: Incident, roots: list[Finding]) -> str:
+    if incident.standing in ("same", "cut_short", "sampled"):
+        return "none"
+    return roots[0].code if roots else "undetermined"
+
+
+def _headline(incident: Incident, findings: list[Finding], way: list[Link], roots: list[Finding]) -> str:
+    if incident.standing != "divergence":
+        return {
+            "same": "No divergence: both runs gave the same output.",
+            "cut_short": "No divergence: one output is the beginning of the other, cut short by a limit or an abort.",
+            "sampled": "No incident: sampled at a temperature above 0 without a seed; different outputs are expected.",
+            "no_reference": "Nothing to compare with: no other run of this request is on record.",
+            "outputs_unknown": "Cannot tell: the outputs of the two runs are not on record in a form that compares.",
+        }[incident.standing]
+    flip = next(finding for finding in findings if finding.code == "token_flip").says
+    if not roots:
+        return f"Divergence: {flip}. The log does not determine why."
+    causes = " → ".join([way[0].cause, *(one.effect for one in way)])
+    return f"Divergence: {flip}. {causes} (chain {chain.grade(way)})."
+
+
+def _cannot_claim(
+    incident: Incident, way: list[Link], gaps: list[Gap], verdicts: list[dict[str, Any]]
+) -> tuple[str, ...]:
+    claims = [f"{gap.stops}: {gap.field} is not on record" for gap in gaps]
+    if incident.standing == "divergence":
+        proven = any(verdict["outcome"] == "proven" for verdict in verdicts)
+        if not proven:
+            claims.append("that the plan carries the flip: no replay has forced it in both directions")
+        claims.append("which of the two outputs is the right one")
+        if proven and way:
+            claims.append("what lies below the plan is not covered by the verdict: it rests on the log, as graded")
+    if any("batch_recomposition" in (one.cause, one.effect) for one in way):
+        claims.append("that these neighbours in particular matter: a launch of the same shape may do the same")
+    return tuple(claims)
+
+
+def _next(incident: Incident, verdicts: list[dict[str, Any]]) -> tuple[str, ...]:
+    name = incident.target.request["req_id"]
+    if incident.standing == "no_reference":
+        return (f"forensics replay {name}", f"forensics contract {name}")
+    if incident.standing == "outputs_unknown":
+        return (f"forensics contract {name}",)
+    if incident.standing != "divergence":
+        return ()
+    if any(verdict["outcome"] == "proven" for verdict in verdicts):
+        return (f"forensics export {name} -o review.md",)
+    if incident.target.request["effective_token_ids"] is None:
+        return (f"forensics contract {name}", f"forensics export {name} -o review.md")
+    return (f"forensics replay {name}", f"forensics export {name} -o review.md")

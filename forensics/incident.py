@@ -1,0 +1,155 @@
+"""A request, the run it is compared with and why that one, and where the two part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from forensics.errors import ForensicsError
+from forensics.evidence import Evidence, gather
+from forensics.flip import Flip, Standing, compare_outputs, flip_at
+from forensics.text import printable
+
+if TYPE_CHECKING:
+    from forensics.store import Store
+    from forensics.timeline import Thresholds
+
+Pair = tuple[int, dict[str, Any] | None, dict[str, Any] | None]
+
+
+@dataclass(frozen=True)
+class Incident:
+    """A request, what it is compared with and why that, and where the two part."""
+
+    target: Evidence
+    reference: Evidence | None
+    rule: str
+    standing: Standing
+    flip: Flip | None = None
+    cohort: tuple[Evidence, ...] = field(default_factory=tuple)
+
+    def arms(self) -> tuple[Evidence, Evidence]:
+        """Return target and reference. Only for incidents that have a reference."""
+        if self.reference is None:
+            raise ValueError("an incident without a reference has one arm")
+        return self.target, self.reference
+
+    def lived(self) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Return the steps of both arms up to and including the flip; all steps where no flip is located."""
+        target, reference = self.arms()
+        last = (None, None) if self.flip is None else (self.flip.target_step, self.flip.reference_step)
+        return tuple(  # type: ignore[return-value]
+            arm.steps if step is None else arm.steps.filter(pl.col("step") <= step)
+            for arm, step in zip((target, reference), last, strict=True)
+        )
+
+    def paired(self) -> list[Pair]:
+        """Return (output position that the step works towards, target step, reference step) up to the flip.
+
+        Steps that work towards one token are paired in order; one that has no partner (another number of
+        prefill chunks, a recomputation) stands alone.
+        """
+        ours, theirs = (_by_next_token(steps) for steps in self.lived())
+        return [
+            (position, one, other)
+            for position in sorted(ours.keys() | theirs.keys())
+            for one, other in zip_longest(ours.get(position, ()), theirs.get(position, ()))
+        ]
+
+    def token_pairs(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """Return the two steps that chose each output token, up to and including the flip."""
+        target, reference = self.arms()
+        last = None if self.flip is None else self.flip.token_index
+        theirs = {row["token_index"]: row for row in reference.tokens().iter_rows(named=True)}
+        return [
+            (row, theirs[row["token_index"]])
+            for row in target.tokens().iter_rows(named=True)
+            if row["token_index"] in theirs and (last is None or row["token_index"] <= last)
+        ]
+
+
+def _by_next_token(steps: pl.DataFrame) -> dict[int, list[dict[str, Any]]]:
+    """Group steps by the output token that they work towards."""
+    groups: dict[int, list[dict[str, Any]]] = {}
+    towards = 0
+    for row in steps.iter_rows(named=True):
+        if row["token_index"] is not None:
+            towards = row["token_index"]
+        groups.setdefault(towards, []).append(row)
+        if row["token_index"] is not None:
+            towards += 1
+    return groups
+
+
+def find_request(store: Store, req_id: str) -> dict[str, Any]:
+    """Return the one request of that id (the engine's or the client's). Raises when there is none, or several."""
+    rows = store.ask("request", req_id=req_id).to_dicts()
+    if len(rows) == 1:
+        return rows[0]
+    if rows:
+        listed = "\n".join(
+            f"  {printable(row['req_id'])}  (run {printable(row['run_id']) or 'not recorded'})" for row in rows[:10]
+        )
+        more = f"\n  … and {len(rows) - 10} more" if len(rows) > 10 else ""
+        raise ForensicsError(f"{req_id!r} names {len(rows)} requests:\n{listed}{more}", 2, "give one of these ids")
+    near = store.ask("similar_ids", req_id=req_id)["req_id"].to_list()
+    hint = f"did you mean {', '.join(near[:5])}?" if near else "`forensics incidents` lists requests that diverged"
+    raise ForensicsError(f"no request {req_id!r} in this store", 2, hint)
+
+
+def assemble(store: Store, req_id: str, against: str | None, limits: Thresholds) -> Incident:
+    """Collect target and reference, and settle whether and where their outputs differ."""
+    row = find_request(store, req_id)
+    target = gather(store, row, limits)
+    if against is not None:
+        reference = gather(store, find_request(store, against), limits)
+        if reference.identity == target.identity:
+            raise ForensicsError(f"{req_id} and {against} are the same request", 2, "name another one with --against")
+        return compare(target, reference, "chosen with --against", ())
+    others = [
+        gather(store, other, limits)
+        for other in _cohort(store, row, target)
+        if (other["run_id"], other["replica_id"], other["req_id"]) != target.identity
+    ]
+    if not others:
+        return Incident(
+            target, None, "no other request with the same x, or asked the same, is on record", "no_reference"
+        )
+    differing = [other for other in others if compare_outputs(target, other)[0] == "divergence"]
+    calm = min(differing or others, key=_load)
+    rule = (
+        f"of {len(others)} other run(s) of the same request, {len(differing)} with another output, "
+        "the one that shared its launches with the fewest tokens"
+    )
+    return compare(target, calm, rule, tuple(others))
+
+
+def _cohort(store: Store, row: dict[str, Any], target: Evidence) -> list[dict[str, Any]]:
+    """Return requests with the same x; without any, requests that were asked the same."""
+    same: list[dict[str, Any]] = []
+    if row["input_sha256"]:
+        model = target.model_identity()
+        for other in store.ask("same_input", input_sha256=row["input_sha256"]).to_dicts():
+            engines = store.ask("engine", run_id=other["run_id"], replica_id=other["replica_id"]).to_dicts()
+            engine = engines[0] if engines else {}
+            if model is not None and (engine.get("weights_sha256") or engine.get("model_id")) == model:
+                same.append(other)
+    if len(same) <= 1 and row["asked_sha256"]:
+        return store.ask("same_asked", asked_sha256=row["asked_sha256"]).to_dicts()
+    return same
+
+
+def _load(evidence: Evidence) -> tuple[float, float]:
+    tokens = evidence.steps["batch_tokens"].drop_nulls().to_list()
+    mean = sum(tokens) / len(tokens) if tokens else float("inf")
+    return mean, evidence.request["arrival_ts"] or 0.0
+
+
+def compare(target: Evidence, reference: Evidence, rule: str, cohort: tuple[Evidence, ...]) -> Incident:
+    """Settle whether and where the outputs of two runs differ."""
+    standing, index = compare_outputs(target, reference)
+    flip = None if index is None else flip_at(target, reference, index)
+    return Incident(target, reference, rule, standing, flip, cohort)

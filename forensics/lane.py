@@ -1,0 +1,70 @@
+"""One arm of the timeline, a row per output token: what the runtime did for it and how close the choice was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from forensics.margin import in_ulps
+from forensics.timeline import Span, spans
+
+if TYPE_CHECKING:
+    from forensics.evidence import Evidence
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Values by output position. Both arms share the axis, so that position k is the same token of the answer.
+
+    Steps that chose no token (prefill chunks, recomputation) count towards the token they work for: its launch is
+    the largest of them, its regime the last. prefill_steps: how many steps came before the first token was chosen.
+    """
+
+    name: str
+    token_index: tuple[int, ...]
+    rows: tuple[int | None, ...]
+    launch_tokens: tuple[int | None, ...]
+    regime: tuple[str, ...]
+    margin_ulps: tuple[float | None, ...]
+    resumed: tuple[bool, ...]
+    spans: tuple[Span, ...]
+    prefill_steps: int
+
+
+def lane(name: str, arm: Evidence) -> Lane:
+    """Return the lane of one arm."""
+    positions: list[int] = []
+    columns: dict[str, list[object]] = {
+        key: [] for key in ("rows", "launch_tokens", "regime", "margin_ulps", "resumed")
+    }
+    pending: list[dict[str, object]] = []
+    prefill = 0
+    for row in arm.steps.iter_rows(named=True):
+        pending.append(row)
+        if row["token_index"] is None:
+            continue
+        if not positions:
+            prefill = len(pending)
+        positions.append(row["token_index"])
+        columns["rows"].append(_largest(pending, "batch_size"))
+        columns["launch_tokens"].append(_largest(pending, "batch_tokens"))
+        columns["regime"].append(row["regime"] or "unknown")
+        columns["margin_ulps"].append(_ulps(row))
+        columns["resumed"].append(any(step["resumed"] for step in pending))
+        pending = []
+    regimes = columns["regime"]
+    return Lane(
+        name=name, token_index=tuple(positions), spans=tuple(spans(regimes)), prefill_steps=prefill,
+        **{key: tuple(values) for key, values in columns.items()},  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def _largest(rows: list[dict[str, object]], name: str) -> object:
+    return max((row[name] for row in rows if row[name] is not None), default=None)  # type: ignore[type-var]
+
+
+def _ulps(row: dict[str, object]) -> float | None:
+    margin, logits = row["margin"], row["top_logits"]
+    if not isinstance(margin, float) or not isinstance(logits, list) or not logits:
+        return None
+    return in_ulps(margin, logits[0], str(row["logit_dtype"]))

@@ -1,0 +1,85 @@
+"""Same plan, same bits? The four counts over all pairs of runs of one request, counter-examples included.
+
+A plan here is the sequence of shape classes up to the flip; bits are the recorded logits up to the flip. Two runs
+under one plan with other bits mean that the plan on record is incomplete, or a race (LockStep's rule; see
+docs/causality.md). Without a pair under one plan, the log alone cannot tell the shape's effect from chance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from forensics.flip import same_bits
+
+if TYPE_CHECKING:
+    from forensics.evidence import Evidence
+    from forensics.incident import Incident
+
+
+@dataclass(frozen=True)
+class PlanTable:
+    """Counts of pairs of runs; `counter_examples` are pairs under one plan with other bits."""
+
+    same_plan_same_bits: int = 0
+    same_plan_other_bits: int = 0
+    other_plan_same_bits: int = 0
+    other_plan_other_bits: int = 0
+    counter_examples: tuple[tuple[str, str], ...] = ()
+
+    def dose(self) -> tuple[bool | None, str]:
+        """Return whether bits follow the plan: False on a counter-example, None without a pair under one plan."""
+        if self.same_plan_other_bits:
+            pairs = ", ".join(f"{one} / {other}" for one, other in self.counter_examples[:3])
+            return False, (
+                f"dose: {self.same_plan_other_bits} pairs of runs had the same launch shapes and other bits ({pairs}): "
+                "what is on record of the plan does not decide the bits, or there is a race"
+            )
+        if self.same_plan_same_bits:
+            return True, (
+                f"dose: {self.same_plan_same_bits} pair(s) of runs with the same launch shapes have the same bits; "
+                f"{self.other_plan_other_bits} of {self.other_plan_other_bits + self.other_plan_same_bits} pairs "
+                "with other shapes have other bits"
+            )
+        return None, "dose: no two runs of this request had the same launch shapes, so chance is not ruled out"
+
+    @property
+    def raise_by(self) -> str:
+        """Return what would raise the grade of shape → bits."""
+        return "a second run of the same request in the same launch shapes (send it twice at idle), or a replay"
+
+
+def plan_table(incident: Incident) -> PlanTable:
+    """Count over target, reference and the rest of the cohort, all up to the flip's output position."""
+    if incident.flip is None or incident.reference is None:
+        return PlanTable()
+    runs = {arm.identity: arm for arm in (incident.target, incident.reference, *incident.cohort)}
+    counts = {(plan, bits): 0 for plan in (True, False) for bits in (True, False)}
+    examples = []
+    for one, other in combinations(runs.values(), 2):
+        bits = _bits_equal(one, other, incident.flip.token_index)
+        if bits is None:
+            continue
+        plan = _shapes(one, incident.flip.token_index) == _shapes(other, incident.flip.token_index)
+        counts[plan, bits] += 1
+        if plan and not bits:
+            examples.append((one.name, other.name))
+    return PlanTable(
+        counts[True, True], counts[True, False], counts[False, True], counts[False, False], tuple(examples)
+    )
+
+
+def _shapes(arm: Evidence, until: int) -> list[str]:
+    chosen = [row["step"] for row in arm.tokens().iter_rows(named=True) if row["token_index"] <= until]
+    return arm.shapes()[: max(chosen, default=arm.steps.height - 1) + 1]
+
+
+def _bits_equal(one: Evidence, other: Evidence, until: int) -> bool | None:
+    """Return whether logits agree at every output position up to `until`; None where a position is not on record."""
+    theirs = {row["token_index"]: row for row in other.tokens().iter_rows(named=True)}
+    rows = [row for row in one.tokens().iter_rows(named=True) if row["token_index"] <= until]
+    verdicts = [same_bits(row, theirs[row["token_index"]]) for row in rows if row["token_index"] in theirs]
+    if False in verdicts:
+        return False
+    return True if len(verdicts) == until + 1 and None not in verdicts else None

@@ -1,0 +1,57 @@
+"""Start `python -m replay` on a case, in whichever interpreter has torch, and hand back its verdict file.
+
+The proof itself is `replay`'s; this module only launches it and names files. Names of files never come from a log.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from forensics.errors import ForensicsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from replay.case import Case
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """A verdict on file: where, what it says, and the exit code that its outcome asks for."""
+
+    path: Path
+    document: dict[str, Any]
+    exit_code: int
+
+
+def write_case(case: Case, path: Path) -> None:
+    """Write a case where the user (or the store's folder) wants it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(case.to_json(), encoding="utf-8")
+    except OSError as fault:
+        raise ForensicsError(f"{path}: cannot write: {fault.strerror}", 3, "choose another -o") from None
+
+
+def replay(case: Case, folder: Path, python: str, arguments: Sequence[str]) -> Replayed:
+    """Write the case into `folder`, run the proof, return its verdict. Progress goes to stderr as it happens."""
+    stem = case.sha256()[:12]
+    case_path, verdict_path = folder / f"case-{stem}.json", folder / f"verdict-{stem}.json"
+    write_case(case, case_path)
+    verdict_path.unlink(missing_ok=True)
+    command = [python, "-m", "replay", str(case_path), "-o", str(verdict_path), *arguments]
+    try:
+        child = subprocess.run(command, check=False)
+    except OSError as fault:
+        raise ForensicsError(
+            f"cannot start {python!r}: {fault.strerror}", 2, "--python takes an interpreter with torch"
+        ) from None
+    if not verdict_path.exists():
+        code = child.returncode if child.returncode in (2, 3, 4, 130) else 3
+        hint = f"the case is at {case_path}; to run it elsewhere: python -m replay {case_path.name} -o verdict.json"
+        raise ForensicsError("the replay gave no verdict (its own message is above)", code, hint)
+    return Replayed(verdict_path, json.loads(verdict_path.read_text(encoding="utf-8")), child.returncode)

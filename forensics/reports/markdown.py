@@ -1,0 +1,220 @@
+"""The incident review: every claim with its evidence, what cannot be claimed, and how to repeat it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from forensics.text import code, markdown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import TextIO
+
+    from forensics.explain import Explanation, Subject
+    from forensics.findings import Citation
+
+
+def render(explanation: Explanation, out: TextIO, *, picture: str | None = None) -> None:
+    """Write the review. picture: file name of the timeline beside it, without suffix; None leaves it out."""
+    for block in _review(explanation, picture):
+        out.write(block + "\n\n")
+
+
+def _review(explanation: Explanation, picture: str | None) -> Iterator[str]:
+    yield f"# Incident review: request {markdown(explanation.target.req_id)}"
+    yield f"**{markdown(explanation.headline, 1000)}**"
+    yield "## What is compared"
+    yield _subjects(explanation)
+    digest = code(explanation.x_digest or "not on record")
+    yield f"Reference: {markdown(explanation.rule)}. Digest of the effective request: {digest}."
+    if explanation.flip is not None:
+        yield "## The flip"
+        yield _flip(explanation)
+    if picture is not None:
+        yield "## Timeline"
+        yield f"![Request rows, launch tokens, regime and margin by output token, both arms]({picture}.svg)"
+        yield f"The same picture as PNG: {code(picture + '.png')}."
+        yield _spans(explanation)
+    if explanation.findings:
+        yield "## Causal chain"
+        yield _chain(explanation)
+        yield "### Findings, lowest rung first"
+        yield _findings(explanation)
+        yield "### Links, and how each is known"
+        yield _links(explanation)
+        yield "### Ruled out"
+        yield _bullets(code(name) for name in explanation.ruled_out) or "Nothing."
+        yield "### Same plan, same bits?"
+        yield _plan_table(explanation)
+    yield "## Replay verdicts"
+    yield from _verdicts(explanation)
+    yield "## What we cannot claim"
+    yield _bullets(markdown(claim) for claim in explanation.cannot_claim) or "No reservation applies."
+    yield "## Commands to reproduce"
+    yield "```sh\n" + "\n".join(_commands(explanation)) + "\n```"
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    names = list(head)
+    lines = [names, ["---"] * len(names), *([cell.replace("\n", " ") for cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _bullets(items: Iterable[str]) -> str:
+    return "\n".join(f"* {item}" for item in items)
+
+
+def _cited(citations: Iterable[Citation]) -> str:
+    return ", ".join(code(citation) for citation in citations) or "derived from the findings it links"
+
+
+def _subjects(explanation: Explanation) -> str:
+    arms = [explanation.target] + ([explanation.reference] if explanation.reference else [])
+
+    def row(name: str, pick: str) -> list[str]:
+        return [name, *(code("not on record" if getattr(arm, pick) is None else getattr(arm, pick)) for arm in arms)]
+
+    def arrived(arm: Subject) -> str:
+        return (
+            "not on record"
+            if arm.arrival_ts is None
+            else f"{datetime.fromtimestamp(arm.arrival_ts, UTC):%Y-%m-%d %H:%M:%S.%f}Z"
+        )
+
+    return _table(
+        ["", "target", "reference"][: len(arms) + 1],
+        [
+            row("request", "req_id"), row("client's id", "external_req_id"), row("run", "run_id"),
+            ["arrived", *(code(arrived(arm)) for arm in arms)],
+            row("engine", "engine"), row("engine version", "engine_version"), row("model", "model_id"),
+            row("dtype", "dtype"), row("weights sha256", "weights_sha256"), row("output tokens", "output_tokens"),
+            row("finish reason", "finish_reason"), row("most rows in a launch", "max_rows"),
+            row("most tokens in a launch", "max_launch_tokens"), row("evidence", "citation"),
+        ],
+    )  # fmt: skip
+
+
+def _flip(explanation: Explanation) -> str:
+    flip = explanation.flip
+    if flip is None:
+        return ""
+
+    def said(value: float | None) -> str:
+        return "not on record" if value is None else f"{value:.6g}"
+
+    table = _table(
+        ["", "target", "reference"],
+        [
+            ["token", code(flip.target_token), code(flip.reference_token)],
+            ["margin, logits", said(flip.target_margin), said(flip.reference_margin)],
+            [f"margin, {flip.dtype or 'unknown dtype'} ulp", said(flip.target_ulps), said(flip.reference_ulps)],
+        ],
+    )
+    moved = "" if flip.drift is None else f" The two candidates moved {abs(flip.drift):.6g} logits against each other."
+    return f"First difference: output token {flip.token_index}, {flip.tie or 'margin not on record'}.{moved}\n\n{table}"
+
+
+def _spans(explanation: Explanation) -> str:
+    return _table(
+        ["arm", "output tokens", "regime"],
+        [
+            [lane.name, f"{lane.token_index[span.first]} to {lane.token_index[span.last]}", code(span.state)]
+            for lane in explanation.lanes
+            for span in lane.spans
+        ],
+    )
+
+
+def _chain(explanation: Explanation) -> str:
+    if not explanation.chain:
+        return "The log does not determine a chain from a cause to the flip. Root cause: `undetermined`."
+    steps = [code(explanation.chain[0].cause)]
+    steps += [f"→ *{link.grade}* → {code(link.effect)}" for link in explanation.chain]
+    weakest = next(link for link in explanation.chain if link.grade == explanation.chain_grade)
+    raised = (
+        f" It would be raised by: {markdown(weakest.raise_by)}."
+        if weakest.raise_by and weakest.grade != "proven"
+        else ""
+    )
+    return (
+        f"{' '.join(steps)}\n\nRoot cause: {code(explanation.root_cause)}. The chain is "
+        f"*{explanation.chain_grade}*, as strong as its weakest link, {code(weakest.cause)} → {code(weakest.effect)}.{raised}"
+    )
+
+
+def _findings(explanation: Explanation) -> str:
+    rows = [
+        [
+            finding.rung.name.lower(), code(finding.code), markdown(finding.says, 600), finding.how,
+            explanation.seen[finding.code], _cited(finding.citations),
+        ]
+        for finding in explanation.findings
+    ]  # fmt: skip
+    return _table(["rung", "code", "what differs", "known how", "code seen on", "evidence"], rows)
+
+
+def _links(explanation: Explanation) -> str:
+    cites = {finding.code: finding.citations for finding in explanation.findings}
+    rows = [
+        [
+            f"{code(link.cause)} → {code(link.effect)}", f"*{link.grade}*", markdown("; ".join(link.why), 900),
+            _cited((*cites[link.cause][:1], *cites[link.effect][:1])),
+        ]
+        for link in explanation.links
+    ]  # fmt: skip
+    return _table(["link", "grade", "why", "evidence"], rows)
+
+
+def _plan_table(explanation: Explanation) -> str:
+    table = explanation.plan_table
+    counts = _table(
+        ["pairs of runs of this request", "same bits up to the flip", "other bits"],
+        [
+            ["same launch shapes", str(table.same_plan_same_bits), str(table.same_plan_other_bits)],
+            ["other launch shapes", str(table.other_plan_same_bits), str(table.other_plan_other_bits)],
+        ],
+    )
+    examples = _bullets(f"counter-example: {code(one)} and {code(other)}" for one, other in table.counter_examples[:10])
+    return counts + (f"\n\n{examples}" if examples else "")
+
+
+def _verdicts(explanation: Explanation) -> Iterator[str]:
+    if not explanation.verdicts:
+        yield "None is filed: nothing here is proven."
+    for verdict in explanation.verdicts:
+        document = verdict["document"]
+        evidence = code(verdict["source_path"])
+        yield f"**{code(verdict['outcome'])}** {markdown(document.get('claim', ''), 1500)} Evidence: {evidence}."
+        trials = document.get("trials") or []
+        if trials:
+            yield _table(
+                ["trial", "forced plan", "tokens equal", "bits equal"],
+                [
+                    [
+                        markdown(trial.get("name", "")),
+                        code(", ".join(f"{k}={v}" for k, v in sorted((trial.get("plan") or {}).items()))),
+                        markdown((trial.get("equals") or {}).get("tokens", "")),
+                        markdown((trial.get("equals") or {}).get("bits", "")),
+                    ]
+                    for trial in trials
+                ],
+            )
+        limits = _bullets(markdown(limit, 600) for limit in document.get("limits") or [])
+        if limits:
+            yield limits
+
+
+def _commands(explanation: Explanation) -> list[str]:
+    against = f" --against {explanation.reference.req_id}" if explanation.reference else ""
+    name = explanation.target.req_id
+    sources = {arm.citation.path for arm in (explanation.target, explanation.reference) if arm}
+    commands = [f"forensics ingest {_quoted(path)}" for path in sorted(sources)]
+    return [*commands, f"forensics explain {_quoted(name)}{against}", *explanation.next_commands]
+
+
+def _quoted(text: str) -> str:
+    """Return text as one shell word; names come from a log that nobody trusts."""
+    import shlex
+
+    return shlex.quote("".join(char if char.isprintable() else "?" for char in text))

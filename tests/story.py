@@ -1,0 +1,88 @@
+"""A log told in a few lines: one engine, requests that run alone or share launches, tokens and logits by hand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from forensics.load import load
+from forensics.store import Store
+from replay.record import token_ids_sha256
+
+PROMPT = (5, 6, 7, 8)
+GREEDY = {"temperature": 0, "max_tokens": 8}
+
+
+@dataclass
+class Story:
+    """Collects records; `tell` writes them to a file and loads them into a store."""
+
+    run_id: str = "run-1"
+    records: list[dict[str, Any]] = field(default_factory=list)
+    engine_step: int = 0
+
+    def add(self, kind: str, **fields: Any) -> None:
+        base = {"kind": kind, "run_id": self.run_id, "replica_id": "r0", "ts": 1000.0 + len(self.records) / 100}
+        self.records.append(base | {"seq": len(self.records), "writer": f"w-{self.run_id}"} | fields)
+
+    def engine(self, **fields: Any) -> Story:
+        facts = {
+            "engine": "toy", "engine_version": "1", "model_id": "tiny", "dtype": "bfloat16",
+            "weights_sha256": "a" * 64, "versions": {"torch": "2.13"}, "device": "cpu", "token_tag_key_id": "k1",
+            "observes": {"step": ["resumed", "preempted"]}, "isolation": {"cross_tenant_batching": True},
+        }  # fmt: skip
+        self.add("engine", **(facts | fields))
+        return self
+
+    def request(
+        self, req_id: str, tokens: tuple[int, ...], *, rows: int = 1, drift: float = 0.0, at: int = 0, **fields: Any
+    ) -> Story:
+        """One request that shares every launch with rows - 1 others; its logits move by `drift` from token `at` on."""
+        ids = fields.pop("prompt", PROMPT)
+        cfg = fields.pop("cfg", GREEDY)
+        steps = fields.pop("step_fields", {})
+        batch = fields.pop("batch_fields", {})
+        x = {
+            "effective_token_ids": list(ids), "effective_token_ids_sha256": token_ids_sha256(ids),
+            "effective_tokens": len(ids), "decode_cfg_applied": cfg, "token_rule": "argmax",
+            "output_token_ids": list(tokens), "output_token_ids_sha256": token_ids_sha256(tokens),
+            "output_tokens": len(tokens), "finish_reason": "length", "arrival_ts": 1000.0 + self.engine_step,
+        }  # fmt: skip
+        self.add("request", req_id=req_id, **(x | fields))
+        for index, token in enumerate(tokens):
+            scheduled, computed = (len(ids), 0) if index == 0 else (1, len(ids) + index - 1)
+            best = 20.0 + (drift if index >= at else 0.0)
+            self.add(
+                "batch", engine_step=self.engine_step, rank=0, batch_size=rows, batch_tokens=scheduled * rows,
+                padded_tokens=scheduled * rows, graph_mode="eager", paging_on=False, headroom_mb=4096.0,
+                plan={"batch.rows": rows}, **batch,
+            )  # fmt: skip
+            self.add(
+                "step", req_id=req_id, step=index, engine_step=self.engine_step, row=0, token_index=index,
+                token_id=token,
+                num_scheduled_tokens=scheduled, num_computed_tokens=computed, top_token_ids=[token, 99],
+                top_logits=[best, 19.875], margin=best - 19.875, logit_dtype="bfloat16", resumed=False,
+                queue_ms=0.5 if index == 0 else None, plan={"batch.row": 0}, **steps,
+            )  # fmt: skip
+            for mate in range(1, rows):
+                self.add(
+                    "step", req_id=f"{req_id}-mate{mate}", step=index, engine_step=self.engine_step, row=mate,
+                    num_scheduled_tokens=scheduled, num_computed_tokens=computed,
+                )  # fmt: skip
+            self.engine_step += 1
+        return self
+
+    def write(self, path: Path) -> Path:
+        lines = [{key: value for key, value in record.items() if value is not None} for record in self.records]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        return path
+
+    def tell(self, folder: Path, *more: Story) -> Store:
+        store = Store.open(folder / "story.duckdb", create=True)
+        for number, story in enumerate((self, *more)):
+            name = hashlib.sha256(str(number).encode()).hexdigest()[:6]
+            load([story.write(folder / f"{name}.jsonl")], store, None)
+        return store

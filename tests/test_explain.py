@@ -1,0 +1,286 @@
+"""From a log to a chain: each detector fires on its story, and stays silent on the look-alike."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+
+from forensics.errors import ForensicsError
+from forensics.explain import Explanation, explain
+from forensics.reports import json as json_report
+from forensics.reports import markdown, terminal
+from tests.story import GREEDY, Story
+
+SCHEMA = Path(__file__).parent.parent / "schemas" / "explanation.v1.json"
+A, B = (1, 2, 3, 4), (1, 2, 9, 9)
+
+
+def told(folder: Path, *stories: Story, req: str = "load", against: str | None = None) -> Explanation:
+    with stories[0].tell(folder, *stories[1:]) as store:
+        return explain(store, req, against)
+
+
+def loaded(**load: Any) -> Story:
+    """Two idle runs of one request, and one under load whose logits drift from the first token on."""
+    story = Story().engine().request("idle-1", A).request("idle-2", A)
+    return story.request("load", B, rows=4, drift=0.25, **load)
+
+
+def codes(explanation: Explanation) -> set[str]:
+    return {finding.code for finding in explanation.findings}
+
+
+def grades(explanation: Explanation) -> dict[tuple[str, str], str]:
+    return {(link.cause, link.effect): link.grade for link in explanation.links}
+
+
+def test_the_chain_of_a_batch(tmp_path: Path) -> None:
+    found = told(tmp_path, loaded())
+    assert found.standing == "divergence"
+    assert found.exit_code == 1
+    assert found.flip is not None
+    assert (found.flip.token_index, found.flip.target_token, found.flip.reference_token) == (2, "9", "3")
+    assert codes(found) == {"batch_recomposition", "shape_class_change", "logit_drift", "thin_margin", "token_flip"}
+    assert found.root_cause == "batch_recomposition"
+    assert found.plan_table.same_plan_same_bits == 1
+    assert found.plan_table.other_plan_other_bits == 2
+    assert grades(found)["batch_recomposition", "shape_class_change"] == "supported"
+    assert grades(found)["shape_class_change", "logit_drift"] == "supported"
+    assert "weights_drift" in found.ruled_out
+
+
+def test_margins_and_drift(tmp_path: Path) -> None:
+    story = Story().engine()
+    story.request("idle", (1, 2, 3)).request("load", (1, 2, 9), rows=2)
+    for record in story.records:
+        if record["kind"] == "step" and record.get("token_index") == 2 and record["req_id"] in ("idle", "load"):
+            idle = record["req_id"] == "idle"
+            record["top_token_ids"] = [3, 9] if idle else [9, 3]
+            record["top_logits"] = [20.0, 19.875] if idle else [20.25, 20.0]
+            record["margin"] = 0.125 if idle else 0.25
+    found = told(tmp_path, story)
+    assert found.flip is not None
+    assert (found.flip.reference_ulps, found.flip.target_ulps) == (1.0, 2.0)
+    assert found.flip.drift == 0.375  # from -0.125 to +0.25
+    assert found.flip.tie == "near tie"
+    assert grades(found)["logit_drift", "token_flip"] == "supported"
+
+
+def test_without_a_repeat_the_shape_is_only_consistent(tmp_path: Path) -> None:
+    story = Story().engine().request("idle", A).request("load", B, rows=4, drift=0.25)
+    found = told(tmp_path, story)
+    assert grades(found)["shape_class_change", "logit_drift"] == "consistent"
+    assert found.chain_grade == "consistent"
+    weakest = [link for link in found.chain if link.grade == "consistent"]
+    assert any("second run" in (link.raise_by or "") for link in weakest)
+
+
+def test_same_shapes_with_other_bits_refute_the_shape(tmp_path: Path) -> None:
+    story = (
+        Story()
+        .engine()
+        .request("idle", A)
+        .request("racy", (1, 2, 3, 7), drift=0.125)
+        .request("load", B, rows=4, drift=0.25)
+    )
+    found = told(tmp_path, story)
+    assert found.plan_table.counter_examples
+    assert grades(found)["shape_class_change", "logit_drift"] == "refuted"
+    assert found.root_cause != "batch_recomposition"
+
+
+def test_drift_before_the_shape_changed_refutes(tmp_path: Path) -> None:
+    story = Story().engine().request("idle", A).request("load", B, drift=0.25)
+    for record in story.records[-2:]:  # only the last step ran in a larger launch
+        record.update({"batch_size": 4, "batch_tokens": 4} if record["kind"] == "batch" else {})
+    found = told(tmp_path, story)
+    assert "shape_class_change" not in codes(found), "the change came after the flip"
+    assert found.root_cause == "undetermined" or found.root_cause == "logit_drift"
+
+
+def test_preemption(tmp_path: Path) -> None:
+    story = Story().engine().request("idle", A).request("idle-2", A).request("load", B, drift=0.25, at=1)
+    step, batch = story.records[-5], story.records[-6]
+    assert (step["step"], batch["kind"]) == (1, "batch")
+    step |= {"resumed": True, "num_scheduled_tokens": 5, "num_computed_tokens": 0}
+    batch |= {"batch_tokens": 5, "padded_tokens": 5}
+    found = told(tmp_path, story)
+    assert codes(found) >= {"preemption_recompute", "shape_class_change", "logit_drift"}
+    assert found.root_cause == "preemption_recompute"
+    assert grades(found)["preemption_recompute", "shape_class_change"] == "supported"
+
+
+def test_a_later_preemption_did_not_start_the_change(tmp_path: Path) -> None:
+    story = loaded()
+    for record in story.records:
+        if record["kind"] == "step" and record["req_id"] == "load" and record["step"] == 1:
+            record |= {"resumed": True, "num_scheduled_tokens": 5, "num_computed_tokens": 0}
+    found = told(tmp_path, story)
+    assert grades(found)["preemption_recompute", "shape_class_change"] == "refuted"
+    assert found.root_cause == "batch_recomposition"
+
+
+def test_preemption_cannot_be_told_without_the_field(tmp_path: Path) -> None:
+    story = loaded()
+    for record in story.records:
+        record.pop("resumed", None)
+        record.pop("observes", None)
+    found = told(tmp_path, story)
+    assert "preemption_recompute" in {gap.code for gap in found.gaps}
+    assert "preemption_recompute" not in found.ruled_out
+    assert grades(found)["batch_recomposition", "shape_class_change"] == "consistent"
+
+
+def test_prefix_cache(tmp_path: Path) -> None:
+    story = loaded()
+    for record in story.records:
+        if record["kind"] == "step" and record["req_id"] == "load" and record["step"] == 0:
+            record |= {"num_computed_tokens": 3, "num_scheduled_tokens": 1}
+    assert "prefix_cache_hit" in codes(told(tmp_path, story))
+
+
+def test_weights_and_environment(tmp_path: Path) -> None:
+    idle = Story("run-1").engine().request("idle", A)
+    load = (
+        Story("run-2")
+        .engine(weights_sha256="b" * 64, versions={"torch": "2.14"}, num_threads=4)
+        .request("load", B, drift=0.25)
+    )
+    found = told(tmp_path, idle, load, against="idle")
+    assert {"weights_drift", "environment_change"} <= codes(found)
+    environment = found.finding("environment_change")
+    assert environment is not None
+    assert environment.target == {"versions.torch": "2.14"}, "a fact that one side does not state is no difference"
+    assert found.root_cause in ("weights_drift", "environment_change")
+
+
+def test_other_input_when_the_same_was_asked(tmp_path: Path) -> None:
+    asked = {"raw_prompt_sha256": "c" * 64, "decode_cfg_requested": GREEDY}
+    story = Story().engine().request("idle", A, **asked).request("load", B, prompt=(5, 6, 7), drift=0.25, **asked)
+    found = told(tmp_path, story)
+    drift = found.finding("effective_request_drift")
+    assert drift is not None
+    assert "position 3" in drift.says
+    assert found.root_cause == "effective_request_drift"
+
+
+def test_other_configuration(tmp_path: Path) -> None:
+    cfg = GREEDY | {"repetition_penalty": 1.1}
+    story = Story().engine().request("idle", A).request("load", B, cfg=cfg)
+    found = told(tmp_path, story, against="idle")
+    drift = found.finding("decode_config_drift")
+    assert drift is not None
+    assert "repetition_penalty" in drift.says
+
+
+def test_a_clear_margin_is_not_rounding(tmp_path: Path) -> None:
+    story = loaded()
+    for record in story.records:
+        if record["kind"] == "step" and record.get("top_logits"):
+            record["top_logits"] = [record["top_logits"][0], 10.0]
+            record["margin"] = record["top_logits"][0] - 10.0
+    found = told(tmp_path, story)
+    assert "thin_margin" not in codes(found)
+    assert grades(found)["shape_class_change", "logit_drift"] != "supported"
+
+
+@pytest.mark.parametrize(
+    ("outputs", "fields", "standing", "code"),
+    [
+        ((A, A), {}, "same", 0),
+        ((A, A[:2]), {}, "cut_short", 0),
+        ((A, A[:2]), {"finish_reason": "stop"}, "divergence", 1),
+        ((A, B), {"cfg": {"temperature": 0.7}}, "sampled", 0),
+        ((A, B), {"cfg": {"temperature": 0.7, "seed": 1}}, "divergence", 1),
+    ],
+)
+def test_what_is_no_incident(tmp_path: Path, outputs: Any, fields: dict[str, Any], standing: str, code: int) -> None:
+    cfg = {"cfg": fields["cfg"]} if "cfg" in fields else {}
+    story = Story().engine().request("idle", outputs[0], **cfg).request("load", outputs[1], **fields)
+    found = told(tmp_path, story)
+    assert (found.standing, found.exit_code) == (standing, code)
+    assert found.root_cause == ("none" if code == 0 else found.root_cause)
+
+
+def test_alone_on_record(tmp_path: Path) -> None:
+    found = told(tmp_path, Story().engine().request("load", A))
+    assert (found.standing, found.exit_code, found.root_cause) == ("no_reference", 4, "undetermined")
+    assert found.next_commands[0] == "forensics replay load"
+
+
+def test_tags_find_the_flip_without_ids(tmp_path: Path) -> None:
+    story = loaded()
+    for record in story.records:
+        for name in ("output_token_ids", "effective_token_ids", "top_token_ids"):
+            record.pop(name, None)
+        if "token_id" in record:
+            record["token_tag"] = f"tag{record['token_index']}-{record.pop('token_id')}"
+    found = told(tmp_path, story)
+    assert found.flip is not None
+    assert (found.flip.token_index, found.flip.target_token) == (2, "tag2-9")
+
+
+def test_tags_under_other_keys_do_not_compare(tmp_path: Path) -> None:
+    idle, load = (
+        Story("run-1").engine().request("idle", A),
+        Story("run-2").engine(token_tag_key_id="k2").request("load", B),
+    )
+    for record in idle.records + load.records:
+        record.pop("output_token_ids", None)
+        if "token_id" in record:
+            record["token_tag"] = f"tag{record.pop('token_id')}"
+    found = told(tmp_path, idle, load)
+    assert found.standing == "divergence", "the hashes of the outputs differ"
+    assert found.flip is None
+    assert "token_flip" in {gap.code for gap in found.gaps}
+
+
+def test_unknown_and_ambiguous_ids(tmp_path: Path) -> None:
+    story = (
+        Story()
+        .engine()
+        .request("chat-17-aa", A, external_req_id="chat-17")
+        .request("chat-17-bb", A, external_req_id="chat-17")
+    )
+    with story.tell(tmp_path) as store:
+        with pytest.raises(ForensicsError, match="no request 'chat-18'") as unknown:
+            explain(store, "chat-18")
+        with pytest.raises(ForensicsError, match="names 2 requests") as several:
+            explain(store, "chat-17")
+        assert explain(store, "chat-17-aa").standing == "same"
+    assert unknown.value.exit_code == several.value.exit_code == 2
+    assert "chat-17-bb" in str(several.value)
+
+
+def test_reports_neutralise_what_a_log_says(tmp_path: Path) -> None:
+    evil = "x\x1b[31m[bold]|`<script>\u202e\n# heading"
+    story = (
+        Story().engine(model_id=evil).request("idle", A).request("load", B, rows=2, drift=0.25, external_req_id=evil)
+    )
+    found = told(tmp_path, story)
+    for report in (terminal, markdown):
+        out = io.StringIO()
+        report.render(found, out)
+        text = out.getvalue()
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+        assert "\n# heading" not in text
+    assert "[bold]" in _rendered(terminal, found), "markup of a log is text"
+
+
+def test_json_keeps_its_schema(tmp_path: Path) -> None:
+    document = json.loads(_rendered(json_report, told(tmp_path, loaded())))
+    jsonschema.validate(document, json.loads(SCHEMA.read_text(encoding="utf-8")))
+    assert document["root_cause"] == "batch_recomposition"
+
+
+def _rendered(report: Any, explanation: Explanation) -> str:
+    out = io.StringIO()
+    report.render(explanation, out)
+    return out.getvalue()
