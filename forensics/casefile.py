@@ -109,7 +109,7 @@ def _plan(evidence: Evidence) -> Plan:
     if evidence.steps.is_empty():
         return {}
     first = evidence.steps.row(0, named=True)
-    return {name: value for part in (first["batch_plan"], first["plan"]) for name, value in (part or ())}
+    return {name: value for part in (first["batch_plan"], first["plan"]) for name, value in (part or {}).items()}
 
 
 def _rows(store: Store, evidence: Evidence) -> tuple[Row, ...]:
