@@ -55,7 +55,7 @@ lint: install ## Check style and types
 	$(BIN)/mypy
 
 docs: install ## Write docs/contract.md again from schemas/
-	$(BIN)/python -c "from forensics.contract import docs_markdown; print(docs_markdown(), end='')" > docs/contract.md
+	UPDATE=1 $(BIN)/python -m pytest tests/test_contract.py
 
 bench: install ## Time ingest and the recorder against references in the same run
 	$(BIN)/python -m pytest tests/bench -m "" $(ARGS)

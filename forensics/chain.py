@@ -18,6 +18,7 @@ from forensics.findings import GRADES, Finding, Gap, Grade, Link
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from forensics.filed import Filed
     from forensics.incident import Incident
     from forensics.plan_table import PlanTable
 
@@ -107,15 +108,13 @@ def _when(finding: Finding) -> str:
     return f"{finding.code} {'before step 0' if finding.onset < 0 else f'at step {finding.onset}'}"
 
 
-def prove(links: Sequence[Link], outcome: str, factors: Sequence[str], cite: str) -> list[Link]:
-    """Return the links with what a verdict adds: it covers plan to token, nothing below the plan.
-
-    proven raises both links to `proven`; refuted says that the forced factors do not carry the difference.
-    """
+def prove(links: Sequence[Link], verdict: Filed) -> list[Link]:
+    """Return the links with what a verdict adds: `proven` raises plan → token, and nothing below the plan."""
     covered = {("shape_class_change", "logit_drift"), ("logit_drift", "token_flip")}
-    if outcome != "proven":
+    if verdict.outcome != "proven":
         return list(links)
-    why = f"verdict {cite}: forcing {', '.join(factors)} gave the other arm's bits, both ways"
+    forced = ", ".join(verdict.factors)
+    why = f"verdict {verdict.source_path}: exchanging {forced} gave the other arm's bits, both ways"
     return [
         Link(one.cause, one.effect, "proven", (*one.why, why)) if (one.cause, one.effect) in covered else one
         for one in links

@@ -7,6 +7,7 @@ Results go to stdout, talk to stderr.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -47,6 +48,8 @@ FreeMb = Annotated[float, typer.Option("--free-mb", help="Below this much free m
 QueueMs = Annotated[float, typer.Option("--queue-p95-ms", help="Above this queue p95 the regime is queue_degraded.")]
 AsList = Annotated[ListFormat, typer.Option("--format", help="A table to read, or JSON for programs.")]
 STORE = Path("forensics.duckdb")
+INTERNAL = 70
+"""EX_SOFTWARE of sysexits.h: a bug of ours."""
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -85,11 +88,16 @@ def ingest(
     """Put logs (JSONL plain, gz, zst; Parquet) and verdicts into the store. Doing it twice changes nothing."""
     from forensics.load import load
     from forensics.store import Store
+    from forensics.text import printable
 
     with Store.open(db, create=True) as store, progress() as advance:
         summaries = load(paths, store, advance)
     head = ["path", "format", "read", "stored", "merged", "duplicates", "quarantined"]
-    table(head, [[getattr(one, name) for name in head] for one in summaries], as_json=format is ListFormat.json)
+    rows = [[getattr(one, name) for name in head] for one in summaries if one.skipped is None]
+    table(head, rows, as_json=format is ListFormat.json)
+    for one in summaries:
+        if one.skipped is not None:
+            say(f"skipped {printable(one.path)}: {one.skipped}")
     unknown = sorted({name for one in summaries for name in one.unknown_fields})
     if unknown:
         say(f"{len(unknown)} fields are not in the contract; kept as they are: {', '.join(unknown[:12])}")
@@ -188,9 +196,11 @@ def replay(
 ) -> None:
     """Execute the effective request again under forced factors of the plan, and file the verdict."""
     from forensics.casefile import build_case
+    from forensics.filed import parse
     from forensics.incident import assemble
     from forensics.load import load
     from forensics.replaying import replay as run
+    from forensics.text import printable
 
     with _store(db) as store:
         built = build_case(store, assemble(store, req_id, against, _limits()))
@@ -199,14 +209,12 @@ def replay(
     done = run(built, db.parent / f"{db.stem}-verdicts", python, arguments)
     with _store(db, read_only=False) as store:
         load([done.path], store, None)
-    verdict = done.document
-    rows = [
-        [trial["name"], ", ".join(f"{k}={v}" for k, v in sorted((trial.get("plan") or {}).items())),
-         trial["equals"]["tokens"], trial["equals"]["bits"], trial.get("refused") or ""]
-        for trial in verdict["trials"]
-    ]  # fmt: skip
-    table(["trial", "plan", "tokens equal", "bits equal", "refused"], rows)
-    print(f"{verdict['outcome']}: {verdict['claim']}")
+    verdict = parse(done.document, str(done.path))
+    rows = [[one.name, one.tokens_equal, one.bits_equal, one.refused] for one in verdict.trials]
+    table(["trial", "tokens equal to", "bits equal to", "refused because"], rows)
+    print(printable(f"{verdict.outcome}: {verdict.claim}", 2000))
+    for limit in verdict.limits:
+        say(f"limit: {printable(limit)}")
     say(f"filed {done.path}; next: forensics explain {req_id}")
     raise typer.Exit(done.exit_code)
 
@@ -261,8 +269,14 @@ def main() -> None:
         say("interrupted; nothing half-done is kept")
         sys.exit(130)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader went away: no message about it at exit
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the reader went away: no message about it at exit
         sys.exit(0)
+    except Exception as fault:  # noqa: BLE001  # our bug: still a message, and the way to the traceback
+        if os.environ.get("FORENSICS_DEBUG"):
+            raise
+        say(f"forensics: internal error: {type(fault).__name__}: {fault}")
+        say("  this is a bug; run it again with FORENSICS_DEBUG=1 for the traceback, and please report it")
+        sys.exit(INTERNAL)
 
 
 if __name__ == "__main__":

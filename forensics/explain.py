@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from forensics import chain, detectors
 from forensics.findings import Citation, Finding, Gap, Grade, Link
+from forensics.filed import Filed, filed
 from forensics.incident import Incident, assemble
 from forensics.lane import Lane, lane
 from forensics.plan_table import PlanTable, plan_table
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from forensics.store import Store
 
 FORMAT = "forensics.explanation/1"
+REPLAYED = ("transformers",)
+"""Engines that this version's replay executes."""
 EXIT = {"divergence": 1, "same": 0, "cut_short": 0, "sampled": 0, "no_reference": 4, "outputs_unknown": 4}
 
 
@@ -67,7 +69,7 @@ class Explanation:
     ruled_out: tuple[str, ...]
     gaps: tuple[Gap, ...]
     plan_table: PlanTable
-    verdicts: tuple[dict[str, Any], ...]
+    verdicts: tuple[Filed, ...]
     cannot_claim: tuple[str, ...]
     next_commands: tuple[str, ...]
     seen: dict[str, str]
@@ -101,8 +103,7 @@ def explain(store: Store, req_id: str, against: str | None = None, limits: Thres
     table = plan_table(incident)
     links = chain.link(findings, gaps, incident, table)
     for verdict in verdicts:
-        cite = f"{verdict['outcome']} ({verdict['source_path']})"
-        links = chain.prove(links, verdict["outcome"], sorted(verdict["document"].get("factors", {})), cite)
+        links = chain.prove(links, verdict)
     roots = chain.root_causes(findings, links)
     way = chain.path(roots[0].code, links) if roots else []
     found = {finding.code for finding in findings} | {gap.code for gap in gaps}
@@ -141,20 +142,15 @@ def _detect(incident: Incident) -> tuple[list[Finding], list[Gap]]:
     return findings, [one for one in found if isinstance(one, Gap)]
 
 
-def _verdicts(store: Store, incident: Incident) -> list[dict[str, Any]]:
-    """Return filed verdicts on this target, parsed; the proof for another reference does not carry over."""
+def _verdicts(store: Store, incident: Incident) -> list[Filed]:
+    """Return filed verdicts on this pair; the proof against another reference does not carry over."""
     run_id, _, req_id = incident.target.identity
-    rows = store.ask("verdicts", run_id=run_id, req_id=req_id).to_dicts()
-    parsed = [row | {"document": json.loads(row["document"])} for row in rows]
-    wanted = incident.reference.identity if incident.reference else None
-    return [row for row in parsed if wanted is None or _about(row["document"].get("reference") or {}, wanted)]
-
-
-def _about(reference: dict[str, Any], wanted: tuple[str, str, str]) -> bool:
-    return bool(reference.get("synthetic")) or (reference.get("run_id"), reference.get("req_id")) == (
-        wanted[0],
-        wanted[2],
-    )
+    found = [filed(row) for row in store.ask("verdicts", run_id=run_id, req_id=req_id).to_dicts()]
+    if incident.reference is None:
+        return found
+    wanted = (incident.reference.identity[0], incident.reference.identity[2])
+    about = [verdict for verdict in found if verdict.reference in (None, wanted)]
+    return list({(one.outcome, one.claim): one for one in about}.values())  # a repeated proof is one proof
 
 
 def _subject(arm: Evidence) -> Subject:
@@ -196,11 +192,11 @@ def _headline(incident: Incident, findings: list[Finding], way: list[Link], root
 
 
 def _cannot_claim(
-    incident: Incident, way: list[Link], gaps: list[Gap], verdicts: list[dict[str, Any]]
+    incident: Incident, way: list[Link], gaps: list[Gap], verdicts: list[Filed]
 ) -> tuple[str, ...]:
     claims = [f"{gap.stops}: {gap.field} is not on record" for gap in gaps]
     if incident.standing == "divergence":
-        proven = any(verdict["outcome"] == "proven" for verdict in verdicts)
+        proven = any(verdict.outcome == "proven" for verdict in verdicts)
         if not proven:
             claims.append("that the plan carries the flip: no replay has forced it in both directions")
         claims.append("which of the two outputs is the right one")
@@ -211,7 +207,7 @@ def _cannot_claim(
     return tuple(claims)
 
 
-def _next(incident: Incident, verdicts: list[dict[str, Any]]) -> tuple[str, ...]:
+def _next(incident: Incident, verdicts: list[Filed]) -> tuple[str, ...]:
     name = incident.target.request["req_id"]
     if incident.standing == "no_reference":
         return (f"forensics replay {name}", f"forensics contract {name}")
@@ -219,8 +215,10 @@ def _next(incident: Incident, verdicts: list[dict[str, Any]]) -> tuple[str, ...]
         return (f"forensics contract {name}",)
     if incident.standing != "divergence":
         return ()
-    if any(verdict["outcome"] == "proven" for verdict in verdicts):
+    if any(verdict.outcome == "proven" for verdict in verdicts):
         return (f"forensics export {name} -o review.md",)
     if incident.target.request["effective_token_ids"] is None:
         return (f"forensics contract {name}", f"forensics export {name} -o review.md")
+    if (incident.target.engine or {}).get("engine") not in REPLAYED:
+        return (f"forensics case {name} -o case.json", f"forensics export {name} -o review.md")
     return (f"forensics replay {name}", f"forensics export {name} -o review.md")

@@ -5,7 +5,9 @@ The proof itself is `replay`'s; this module only launches it and names files. Na
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -40,18 +42,20 @@ def write_case(case: Case, path: Path) -> None:
 def replay(case: Case, folder: Path, python: str, arguments: Sequence[str]) -> Replayed:
     """Write the case into `folder`, run the proof, return its verdict. Progress goes to stderr as it happens."""
     stem = case.sha256()[:12]
-    case_path, verdict_path = folder / f"case-{stem}.json", folder / f"verdict-{stem}.json"
+    case_path, fresh = folder / f"case-{stem}.json", folder / f".verdict-{stem}-{os.getpid()}.json"
     write_case(case, case_path)
-    verdict_path.unlink(missing_ok=True)
-    command = [python, "-m", "replay", str(case_path), "-o", str(verdict_path), *arguments]
+    command = [python, "-m", "replay", str(case_path), "-o", str(fresh), *arguments]
     try:
         child = subprocess.run(command, check=False)
     except OSError as fault:
         raise ForensicsError(
             f"cannot start {python!r}: {fault.strerror}", 2, "--python takes an interpreter with torch"
         ) from None
-    if not verdict_path.exists():
+    if not fresh.exists():
         code = child.returncode if child.returncode in (2, 3, 4, 130) else 3
         hint = f"the case is at {case_path}; to run it elsewhere: python -m replay {case_path.name} -o verdict.json"
         raise ForensicsError("the replay gave no verdict (its own message is above)", code, hint)
-    return Replayed(verdict_path, json.loads(verdict_path.read_text(encoding="utf-8")), child.returncode)
+    content = fresh.read_bytes()
+    verdict_path = folder / f"verdict-{stem}-{hashlib.sha256(content).hexdigest()[:8]}.json"
+    fresh.replace(verdict_path)  # a verdict is evidence: another one never takes its place
+    return Replayed(verdict_path, json.loads(content), child.returncode)

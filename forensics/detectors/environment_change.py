@@ -20,6 +20,8 @@ PLAIN = (
     "graph_mode", "async_scheduling", "device", "device_type", "driver", "num_threads", "cudnn_benchmark",
     "cudnn_deterministic", "kv_block_size",
 )  # fmt: skip
+NAMES = ("instance_id", "model", "tokenizer", "served_model_name", "download_dir", "host", "port", "pid")
+"""Configuration that names things and computes nothing; which weights were loaded, weights_drift tells."""
 TABLES = ("versions", "environment", "precision_switches")
 
 
@@ -48,5 +50,14 @@ def _facts(engine: dict[str, Any]) -> dict[str, Any]:
     facts = {name: engine[name] for name in PLAIN if engine[name] is not None}
     for table in TABLES:
         facts |= {f"{table}.{name}": value for name, value in dict(engine[table] or ()).items()}
-    config = json.loads(engine["config"] or "{}")
-    return facts | {f"config.{name}": value for name, value in config.items() if not isinstance(value, dict | list)}
+    return facts | _flat(json.loads(engine["config"] or "{}"), "config.")
+
+
+def _flat(config: dict[str, Any], prefix: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        elif name not in NAMES:
+            flat[prefix + name] = value
+    return flat

@@ -183,26 +183,19 @@ def _verdicts(explanation: Explanation) -> Iterator[str]:
     if not explanation.verdicts:
         yield "None is filed: nothing here is proven."
     for verdict in explanation.verdicts:
-        document = verdict["document"]
-        evidence = code(verdict["source_path"])
-        yield f"**{code(verdict['outcome'])}** {markdown(document.get('claim', ''), 1500)} Evidence: {evidence}."
-        trials = document.get("trials") or []
-        if trials:
-            yield _table(
-                ["trial", "forced plan", "tokens equal", "bits equal"],
-                [
-                    [
-                        markdown(trial.get("name", "")),
-                        code(", ".join(f"{k}={v}" for k, v in sorted((trial.get("plan") or {}).items()))),
-                        markdown((trial.get("equals") or {}).get("tokens", "")),
-                        markdown((trial.get("equals") or {}).get("bits", "")),
-                    ]
-                    for trial in trials
-                ],
-            )
-        limits = _bullets(markdown(limit, 600) for limit in document.get("limits") or [])
-        if limits:
-            yield limits
+        yield f"**{code(verdict.outcome)}** {markdown(verdict.claim, 1500)}. Evidence: {code(verdict.source_path)}."
+        if verdict.factors:
+            yield "Factors, incident against reference: " + ", ".join(code(factor) for factor in verdict.factors) + "."
+        yield "Controls:"
+        yield _bullets(markdown(control) for control in verdict.controls) or "None."
+        rows = [
+            [markdown(one.name), code(one.plan or "-"), one.tokens_equal, one.bits_equal, markdown(one.refused)]
+            for one in verdict.trials
+        ]
+        yield _table(["trial", "forced plan", "tokens equal to", "bits equal to", "refused because"], rows)
+        if verdict.limits:
+            yield "Limits of this verdict:"
+            yield _bullets(markdown(limit, 600) for limit in verdict.limits)
 
 
 def _commands(explanation: Explanation) -> list[str]:

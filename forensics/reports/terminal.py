@@ -57,7 +57,7 @@ def _screen(explanation: Explanation) -> Iterator[tuple[str, Text]]:
     if explanation.ruled_out:
         yield "ruled out", _plain(", ".join(explanation.ruled_out))
     for verdict in explanation.verdicts:
-        yield "verdict", _plain(f"{verdict['outcome']}: {verdict['document'].get('claim', '')}", "bold")
+        yield "verdict", _plain(f"{verdict.outcome}: {verdict.claim}", "bold")
     for gap in explanation.gaps:
         yield "missing", _plain(f"{gap.field}: cannot say {gap.stops}")
     for claim in explanation.cannot_claim[len(explanation.gaps) :]:
@@ -145,7 +145,7 @@ def _chain(explanation: Explanation) -> Iterator[tuple[str, Text]]:
         text.append(f"[{finding.how}; {seen}] ", style="dim")
         text.append(printable(finding.says, 600))
         for citation in finding.citations[:2]:
-            text.append(f"  {printable(citation, 120)}", style="dim")
+            text.append(f"  {printable(citation.path.rpartition('/')[2], 60)}:{citation.line}", style="dim")
         for link in explanation.links:
             if link.effect == finding.code and (link in explanation.chain or link.grade == "refuted"):
                 text.append(_link(link))

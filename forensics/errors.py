@@ -1,0 +1,17 @@
+"""The one error that a person gets to see: what is wrong, where, and what to do next."""
+
+from __future__ import annotations
+
+USAGE = 2
+BAD_INPUT = 3
+INCONCLUSIVE = 4
+
+
+class ForensicsError(Exception):
+    """An expected failure. `message` says what and where, `hint` what to do next; the command line prints both."""
+
+    def __init__(self, message: str, exit_code: int = BAD_INPUT, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.exit_code = exit_code
+        self.hint = hint

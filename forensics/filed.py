@@ -1,0 +1,86 @@
+"""A filed verdict as reports read it. The document came from another machine: what does not fit its form is left out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One execution under one plan; equal to the incident's result, the reference's, both or neither."""
+
+    name: str
+    plan: str
+    tokens_equal: str
+    bits_equal: str
+    refused: str
+
+
+@dataclass(frozen=True)
+class Filed:
+    """What a verdict claims, and on which trials it rests."""
+
+    outcome: str
+    claim: str
+    factors: tuple[str, ...]
+    minimal: bool
+    reference: tuple[str, str] | None
+    trials: tuple[Trial, ...]
+    controls: tuple[str, ...]
+    limits: tuple[str, ...]
+    case_sha256: str
+    source_path: str
+
+
+def filed(row: dict[str, Any]) -> Filed:
+    """Return the verdict of a row of the store's verdict table."""
+    return parse(json.loads(row["document"]), row["source_path"])
+
+
+def parse(document: dict[str, Any], source_path: str) -> Filed:
+    """Return the verdict of a document. `reference` is None for a synthetic one: it stands for any."""
+    reference = _dict(document.get("reference"))
+    return Filed(
+        outcome=_text(document.get("outcome")),
+        claim=_text(document.get("claim")),
+        factors=tuple(
+            f"{_text(one.get('factor'))} ({_text(one.get('incident'))} against {_text(one.get('reference'))})"
+            for one in map(_dict, _list(document.get("factors")))
+        ),
+        minimal=document.get("minimal") is True,
+        reference=None
+        if reference.get("synthetic") is True
+        else (_text(reference.get("run_id")), _text(reference.get("req_id"))),
+        trials=tuple(_trial(_dict(one)) for one in _list(document.get("trials"))),
+        controls=tuple(
+            f"{_text(one.get('name'))}: {_passed(one.get('passed'))} ({_text(one.get('detail'))})"
+            for one in map(_dict, _list(document.get("controls")))
+        ),
+        limits=tuple(_text(one) for one in _list(document.get("limits"))),
+        case_sha256=_text(document.get("case_sha256")),
+        source_path=source_path,
+    )
+
+
+def _trial(one: dict[str, Any]) -> Trial:
+    plan = ", ".join(f"{name}={_text(value)}" for name, value in sorted(_dict(one.get("plan")).items()))
+    equal = (_text(one.get("tokens_equal")), _text(one.get("bits_equal")))
+    return Trial(_text(one.get("name")), plan, *equal, _text(one.get("refused")))
+
+
+def _passed(value: Any) -> str:
+    return {True: "passed", False: "failed"}.get(value, "not checked") if isinstance(value, bool) else "not checked"
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

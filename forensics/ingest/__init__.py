@@ -1,0 +1,38 @@
+"""Log formats: a file in here is a format, recognised by its content and read as a stream of records."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from forensics.values import Rejected
+
+HEAD_BYTES = 1 << 20
+"""How much of the beginning of a file `detect` is given, still packed."""
+
+
+class Entry(NamedTuple):
+    """One record of a file, or why there is none in its place.
+
+    `line` counts from 1. `offset` counts bytes of the unpacked file, or rows. `position`: bytes of the file read so
+    far. `raw`: the bytes as they stand; None where a record has none of its own (a row of a columnar file).
+    """
+
+    line: int
+    offset: int
+    raw: bytes | None
+    record: dict[str, Any] | Rejected
+    position: int
+
+
+class Format(Protocol):
+    """What a file in this folder offers."""
+
+    def detect(self, head: bytes) -> bool:
+        """Return whether a file that begins so is of this format. Formats exclude each other."""
+
+    def read(self, path: Path, size: int) -> Iterator[Entry]:
+        """Yield what is in the first `size` bytes; what a live writer appends meanwhile belongs to the next time."""

@@ -1,0 +1,2 @@
+-- Is this verdict on file?
+select * from verdict where id = $id

