@@ -72,7 +72,7 @@ def _alone(plan: Plan) -> Plan:
 
 def _engine(row: dict[str, Any]) -> dict[str, Any]:
     facts = {name: row[name] for name in ENGINE_FACTS if row.get(name) is not None}
-    facts |= {name: dict(row[name]) for name in ("versions", "environment") if row.get(name)}
+    facts |= {name: dict(row[name]) for name in ("versions", "environment", "precision_switches") if row.get(name)}
     return facts | {"config": json.loads(row["config"] or "{}")}
 
 
@@ -90,6 +90,7 @@ def _arm(store: Store, evidence: Evidence, incident: Incident) -> Arm:
         plan=_plan(evidence),
         rows=_rows(store, evidence),
         output_token_ids=None if output is None else tuple(output),
+        effective_token_ids_sha256=evidence.request["effective_token_ids_sha256"],
         steps=tuple(
             TokenStep(
                 token_index=row["token_index"],

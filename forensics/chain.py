@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from forensics.findings import GRADES, Finding, Gap, Grade, Link
+from forensics.findings import GRADES, Finding, Gap, Grade, Link, Rung
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +32,9 @@ CAUSES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Effect → the causes that can bring it about. What stands beside a cause here is its competitor."""
 
+REPLAY = "a replay that forces the plan both ways"
+SHAPE_FACTORS = ("batch.", "prefill.", "graph.")
+"""Plan factors that are part of a launch's shape."""
 CONDITIONS = ("thin_margin",)
 """Codes that make an effect possible but never bring it about: not competitors, and no root cause."""
 
@@ -73,9 +76,10 @@ def _grade(
     why += [f"also present: {', '.join(present)}"] if present else []
     why += [f"could not be tested: {gap.code} ({gap.field} is not on record)" for gap in untested]
     if dose and (cause.code in CONDITIONS or not (present or untested)):
-        return Link(cause.code, effect.code, "supported", tuple(why), "a replay that forces the plan both ways")
+        raise_by = REPLAY if effect.rung >= Rung.NUMERICS else None  # a verdict covers nothing below the plan
+        return Link(cause.code, effect.code, "supported", tuple(why), raise_by)
     if untested:
-        raise_by: str | None = untested[0].field
+        raise_by = untested[0].field
     elif present:
         raise_by = f"a replay that separates {cause.code} from {present[0]}"
     else:
@@ -109,10 +113,15 @@ def _when(finding: Finding) -> str:
 
 
 def prove(links: Sequence[Link], verdict: Filed) -> list[Link]:
-    """Return the links with what a verdict adds: `proven` raises plan → token, and nothing below the plan."""
-    covered = {("shape_class_change", "logit_drift"), ("logit_drift", "token_flip")}
+    """Return the links with what a verdict adds: `proven` raises plan → token, and nothing below the plan.
+
+    The shape is proven only where a factor of the launch's shape is in the set; another factor proves the flip alone.
+    """
     if verdict.outcome != "proven":
         return list(links)
+    covered = {("logit_drift", "token_flip")}
+    if any(factor.startswith(SHAPE_FACTORS) for factor in verdict.factors):
+        covered.add(("shape_class_change", "logit_drift"))
     forced = ", ".join(verdict.factors)
     why = f"verdict {verdict.source_path}: exchanging {forced} gave the other arm's bits, both ways"
     return [

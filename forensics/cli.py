@@ -48,6 +48,7 @@ FreeMb = Annotated[float, typer.Option("--free-mb", help="Below this much free m
 QueueMs = Annotated[float, typer.Option("--queue-p95-ms", help="Above this queue p95 the regime is queue_degraded.")]
 AsList = Annotated[ListFormat, typer.Option("--format", help="A table to read, or JSON for programs.")]
 STORE = Path("forensics.duckdb")
+TERMINAL = Format("terminal")
 INTERNAL = 70
 """EX_SOFTWARE of sysexits.h: a bug of ours."""
 
@@ -125,7 +126,9 @@ def incidents(
     with _store(db) as store:
         found = find(store, _limits(free_mb, queue_p95_ms))
     rows = [one.row() for one in found]
-    table(list(rows[0]) if rows else ["request"], [list(row.values()) for row in rows], as_json=format is ListFormat.json)
+    table(
+        list(rows[0]) if rows else ["request"], [list(row.values()) for row in rows], as_json=format is ListFormat.json
+    )
     say(f"{len(found)} divergent request(s)" + ("; next: forensics explain REQUEST" if found else ""))
     raise typer.Exit(1 if found else 0)
 
@@ -150,7 +153,7 @@ def contract(req_id: ReqId, db: Db = STORE, format: AsList = ListFormat.table) -
 @app.command()
 def explain(
     req_id: ReqId, against: Against = None, db: Db = STORE,
-    format: Annotated[Format, typer.Option("--format", help="How to show it.")] = Format("terminal"),
+    format: Annotated[Format, typer.Option("--format", help="How to show it.")] = TERMINAL,
     free_mb: FreeMb = 1024.0, queue_p95_ms: QueueMs = 50.0,
 ) -> None:  # fmt: skip
     """Say what happened to one request: flip, timeline, causal chain, how each link is known, what is missing."""
@@ -269,9 +272,9 @@ def main() -> None:
         say("interrupted; nothing half-done is kept")
         sys.exit(130)
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the reader went away: no message about it at exit
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - the reader went away: no message about it at exit
         sys.exit(0)
-    except Exception as fault:  # noqa: BLE001  # our bug: still a message, and the way to the traceback
+    except Exception as fault:  # our bug: still a message, and the way to the traceback
         if os.environ.get("FORENSICS_DEBUG"):
             raise
         say(f"forensics: internal error: {type(fault).__name__}: {fault}")

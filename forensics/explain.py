@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from forensics import chain, detectors
-from forensics.findings import Citation, Finding, Gap, Grade, Link
 from forensics.filed import Filed, filed
+from forensics.findings import Citation, Finding, Gap, Grade, Link, Rung
 from forensics.incident import Incident, assemble
 from forensics.lane import Lane, lane
 from forensics.plan_table import PlanTable, plan_table
@@ -172,7 +172,7 @@ def _subject(arm: Evidence) -> Subject:
 def _root(incident: Incident, roots: list[Finding]) -> str:
     if incident.standing in ("same", "cut_short", "sampled"):
         return "none"
-    return roots[0].code if roots else "undetermined"
+    return roots[0].code if roots and roots[0].rung < Rung.NUMERICS else "undetermined"
 
 
 def _headline(incident: Incident, findings: list[Finding], way: list[Link], roots: list[Finding]) -> str:
@@ -185,15 +185,13 @@ def _headline(incident: Incident, findings: list[Finding], way: list[Link], root
             "outputs_unknown": "Cannot tell: the outputs of the two runs are not on record in a form that compares.",
         }[incident.standing]
     flip = next(finding for finding in findings if finding.code == "token_flip").says
-    if not roots:
+    if _root(incident, roots) == "undetermined":
         return f"Divergence: {flip}. The log does not determine why."
     causes = " → ".join([way[0].cause, *(one.effect for one in way)])
     return f"Divergence: {flip}. {causes} (chain {chain.grade(way)})."
 
 
-def _cannot_claim(
-    incident: Incident, way: list[Link], gaps: list[Gap], verdicts: list[Filed]
-) -> tuple[str, ...]:
+def _cannot_claim(incident: Incident, way: list[Link], gaps: list[Gap], verdicts: list[Filed]) -> tuple[str, ...]:
     claims = [f"{gap.stops}: {gap.field} is not on record" for gap in gaps]
     if incident.standing == "divergence":
         proven = any(verdict.outcome == "proven" for verdict in verdicts)

@@ -1,4 +1,4 @@
-"""A filed verdict as reports read it. The document came from another machine: what does not fit its form is left out."""
+"""A filed verdict as reports read it. It may come from another machine: what does not fit its form is left out."""
 
 from __future__ import annotations
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FORMAT = "forensics.case/1"
 MAX_CASE_BYTES = 256 << 20
@@ -49,6 +51,7 @@ class Arm:
 
     `synthetic`: nobody recorded this run; replay executes the request alone and takes that as reference.
     `schedule`: per engine step the ordered rows [req_id, tokens scheduled, tokens computed before].
+    `effective_token_ids_sha256`: what this run recorded of its input, so that replay can see two inputs compared.
     """
 
     run_id: str
@@ -59,6 +62,7 @@ class Arm:
     steps: tuple[TokenStep, ...] = ()
     synthetic: bool = False
     schedule: tuple[tuple[int, tuple[tuple[str, int, int], ...]], ...] = ()
+    effective_token_ids_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,11 @@ def _arm(document: dict[str, Any]) -> Arm:
         req_id=_text(document["req_id"]),
         plan={_text(name): _text(value) for name, value in document["plan"].items()},
         rows=tuple(
-            Row(_text(row["req_id"]), int(row["tokens"]), None if row.get("token_ids") is None else _ids(row["token_ids"]))
+            Row(
+                _text(row["req_id"]),
+                int(row["tokens"]),
+                None if row.get("token_ids") is None else _ids(row["token_ids"]),
+            )
             for row in document.get("rows", ())
         ),
         output_token_ids=None if output is None else _ids(output),
@@ -163,6 +171,7 @@ def _arm(document: dict[str, Any]) -> Arm:
             (int(step), tuple((_text(req), int(scheduled), int(computed)) for req, scheduled, computed in rows))
             for step, rows in document.get("schedule", ())
         ),
+        effective_token_ids_sha256=document.get("effective_token_ids_sha256"),
     )
 
 

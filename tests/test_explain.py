@@ -10,9 +10,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-
 from forensics.errors import ForensicsError
 from forensics.explain import Explanation, explain
+from forensics.load import load
 from forensics.reports import json as json_report
 from forensics.reports import markdown, terminal
 from tests.story import GREEDY, Story
@@ -101,7 +101,8 @@ def test_drift_before_the_shape_changed_refutes(tmp_path: Path) -> None:
         record.update({"batch_size": 4, "batch_tokens": 4} if record["kind"] == "batch" else {})
     found = told(tmp_path, story)
     assert "shape_class_change" not in codes(found), "the change came after the flip"
-    assert found.root_cause == "undetermined" or found.root_cause == "logit_drift"
+    assert found.root_cause == "undetermined", "drift without a cause on a lower rung is no explanation"
+    assert [link.cause for link in found.chain] == ["logit_drift"]
 
 
 def test_preemption(tmp_path: Path) -> None:
@@ -284,3 +285,39 @@ def _rendered(report: Any, explanation: Explanation) -> str:
     out = io.StringIO()
     report.render(explanation, out)
     return out.getvalue()
+
+
+def verdict_file(folder: Path, factor: str, outcome: str = "proven", reference: str = "idle-1") -> Path:
+    document = {
+        "format": "forensics.verdict/1", "outcome": outcome, "claim": f"exchanging {factor} exchanges the results",
+        "req_id": "load", "run_id": "run-1", "case_sha256": "c" * 64,
+        "reference": {"run_id": "run-1", "req_id": reference, "synthetic": False},
+        "factors": [{"factor": factor, "incident": "4", "reference": "1"}], "trials": [{"name": "control"}, "odd"],
+        "limits": ["one"], "controls": None,
+    }  # fmt: skip
+    path = folder / f"{outcome}-{factor}-{reference}.json"
+    path.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("factor", "outcome", "reference", "shape", "flip"),
+    [
+        ("batch.rows", "proven", "idle-1", "proven", "proven"),
+        ("gemm.k_split", "proven", "idle-1", "supported", "proven"),
+        ("batch.rows", "refuted", "idle-1", "supported", "consistent"),
+        ("batch.rows", "proven", "somebody-else", "supported", "consistent"),
+    ],
+)
+def test_what_a_verdict_raises(
+    tmp_path: Path, factor: str, outcome: str, reference: str, shape: str, flip: str
+) -> None:
+    with loaded().tell(tmp_path) as store:
+        load([verdict_file(tmp_path, factor, outcome, reference)], store, None)
+        found = explain(store, "load")
+    assert grades(found)["shape_class_change", "logit_drift"] == shape
+    assert grades(found)["logit_drift", "token_flip"] == flip
+    assert grades(found)["batch_recomposition", "shape_class_change"] == "supported", "nothing below the plan"
+    assert bool(found.verdicts) == (reference == "idle-1"), "a verdict against another reference says nothing here"
+    for report in (terminal, markdown, json_report):
+        assert (outcome in _rendered(report, found)) or not found.verdicts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import polars as pl
 import pytest
 from hypothesis import given
@@ -63,8 +65,8 @@ def test_regime_extended(inputs: tuple[object, ...], expected: str) -> None:
 def test_spans_cover_everything_once(states: list[str]) -> None:
     found = spans(states)
     assert [state for span in found for state in span.state * span.steps] == states
-    assert all(one.state != other.state for one, other in zip(found, found[1:], strict=False))
-    assert all(one.last + 1 == other.first for one, other in zip(found, found[1:], strict=False))
+    assert all(one.state != other.state for one, other in pairwise(found))
+    assert all(one.last + 1 == other.first for one, other in pairwise(found))
 
 
 def test_span_positions() -> None:

@@ -1,4 +1,4 @@
-"""Record an incident with the tiny model: prompts alone, then the same prompts in one left-padded batch.
+"""Record an incident with the tiny model: prompts alone, twice, then the same prompts in one left-padded batch.
 
 Plain `model.generate` under the recorder, with token ids. Batches of held-out prompts are tried in order until one
 holds a request whose greedy tokens depend on the batch; only that batch's log is kept.
@@ -41,14 +41,19 @@ def cut(tokens: list[int], end: int) -> list[int]:
 
 
 def record(model: PreTrainedModel, prompts: IntLists, directory: Path) -> dict[str, int]:
-    """Record each prompt alone and all in one batch; return {request: first differing token}."""
+    """Record each prompt alone, twice, and all in one batch; return {request: first differing token}."""
     os.environ["FORENSICS_RECORD_IDS"] = "1"
     stop = install(directory)
     try:
         alone = [generate(model, [ids], [f"alone-{row}"])[0] for row, ids in enumerate(prompts)]
+        again = [generate(model, [ids], [f"again-{row}"])[0] for row, ids in enumerate(prompts)]
         together = generate(model, prompts, [f"batch-{row}" for row in range(len(prompts))])
     finally:
         stop()
+    if again != alone:
+        raise SystemExit(
+            "two runs of a prompt alone differ: this machine does not repeat itself, so no batch is to blame"
+        )
     pairs = enumerate(zip(alone, together, strict=True))
     return {
         f"batch-{row}": next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))

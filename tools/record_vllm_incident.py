@@ -110,7 +110,7 @@ def server_command(options: argparse.Namespace, port: int) -> list[str]:
 def environment(options: argparse.Namespace) -> dict[str, str]:
     """Return the server's environment. One thread that does not spin: a busy second core must not slow it down."""
     defaults = {
-        "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "VLLM_CPU_KVCACHE_SPACE": "1",
+        "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "VLLM_CPU_KVCACHE_SPACE": "2",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
     }  # fmt: skip
     recording = {"FORENSICS_RECORD": str(options.out.resolve()), "FORENSICS_RECORD_IDS": "1"}

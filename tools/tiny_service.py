@@ -52,7 +52,10 @@ def main() -> None:
     loaded = [text for start in range(0, len(PROMPTS), BATCH) for text in serve(PROMPTS[start : start + BATCH])]
     repeats = sum(one != other for one, other in zip(alone, again, strict=True))
     differ = sum(one != other for one, other in zip(alone, loaded, strict=True))
-    print(f"{len(PROMPTS)} prompts: {repeats} answers differ between two idle runs, {differ} between idle and a batch of 8")
+    print(
+        f"{len(PROMPTS)} prompts: {repeats} answers differ between two idle runs, "
+        f"{differ} between idle and a batch of {BATCH}"
+    )
 
 
 if __name__ == "__main__":

@@ -138,8 +138,8 @@ def _chain(explanation: Explanation) -> str:
         else ""
     )
     return (
-        f"{' '.join(steps)}\n\nRoot cause: {code(explanation.root_cause)}. The chain is "
-        f"*{explanation.chain_grade}*, as strong as its weakest link, {code(weakest.cause)} → {code(weakest.effect)}.{raised}"
+        f"{' '.join(steps)}\n\nRoot cause: {code(explanation.root_cause)}. The chain is *{explanation.chain_grade}*, "
+        f"as strong as its weakest link, {code(weakest.cause)} → {code(weakest.effect)}.{raised}"
     )
 
 

@@ -1,0 +1,102 @@
+"""`python -m replay case.json -o verdict.json`: execute a case again and file what the trials show.
+
+The parent needs the standard library only; torch and the model live in child processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from replay.case import Case, CaseError, load_case
+from replay.catalogue import PinError, check_pin
+from replay.host import weights_sha256
+from replay.prove import prove
+from replay.trial import TrialError, run_trials, unsupported
+
+USAGE, BAD_INPUT, INCONCLUSIVE = 2, 3, 4
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    parse = argparse.ArgumentParser(
+        prog="python -m replay", description="Execute a case again and prove what flipped the token."
+    )
+    parse.add_argument("case", type=Path, help="case file, made with `forensics case`")
+    parse.add_argument("-o", "--output", type=Path, required=True, metavar="VERDICT", help="where the verdict goes")
+    parse.add_argument(
+        "--pin-algo", action="append", default=[], metavar="PIN", help="FACTOR=VALUE, incident or reference"
+    )
+    parse.add_argument(
+        "--model", type=Path, metavar="DIR", help="model directory; default: where the incident loaded it from"
+    )
+    parse.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds for one child process")
+    parse.add_argument("--python", default=sys.executable, help="interpreter that has torch and the engine")
+    return parse
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return 0 no divergence, 1 a divergence, 2 usage, 3 bad input, 4 not decided."""
+    given = sys.argv[1:] if arguments is None else arguments
+    options = parser().parse_args(given)
+    try:
+        for pin in options.pin_algo:
+            check_pin(pin)
+    except PinError as fault:
+        return _fail(str(fault), USAGE)
+    try:
+        case = load_case(options.case)
+        model = None if unsupported(case) else _model(case, options.model)
+        verdict = prove(
+            case,
+            options.pin_algo,
+            lambda plans: run_trials(
+                case, plans, model_path=model or "", python=options.python, timeout=options.timeout
+            ),
+            weights_sha256=_weights(model),
+            command=shlex.join(["python", "-m", "replay", *given]),
+            say=_say,
+        )
+        options.output.write_text(verdict.to_json(), encoding="utf-8")
+    except CaseError as fault:
+        return _fail(str(fault), BAD_INPUT)
+    except TrialError as fault:
+        return _fail(str(fault), INCONCLUSIVE)
+    except OSError as fault:
+        return _fail(f"{options.output}: cannot write the verdict: {fault.strerror}", BAD_INPUT)
+    except KeyboardInterrupt:
+        return _fail("interrupted; no verdict was written", 130)
+    _say(f"{verdict.outcome}: {verdict.claim}")
+    return verdict.exit_code()
+
+
+def _model(case: Case, asked: Path | None) -> Path:
+    """Return the model directory. Raises CaseError when there is none."""
+    path = asked or Path(str(case.engine.get("model_id") or ""))
+    if not (path / "config.json").is_file():
+        named = f"{path} holds no config.json" if str(path) != "." else "the case does not name its model"
+        raise CaseError(f"{named}; give the directory of the model with --model DIR")
+    return path
+
+
+def _weights(model: Path | None) -> str | None:
+    try:
+        return weights_sha256(model) if model else None
+    except OSError:
+        return None
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"replay: {line}\n")
+    sys.stderr.flush()
+
+
+def _fail(message: str, code: int) -> int:
+    _say(f"error: {message}")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

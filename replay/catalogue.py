@@ -1,0 +1,71 @@
+"""The factor catalogue, factors.v1.json: which names and values a pin may have, and who reads them when."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from replay.case import Plan
+
+FILE = "factors.v1.json"
+ARMS = ("incident", "reference")
+"""Pin words that name an arm: every differing factor takes this arm's value."""
+
+
+class PinError(Exception):
+    """The text after --pin-algo is not a pin; the message says what would be."""
+
+
+@functools.cache
+def factors() -> dict[str, dict[str, Any]]:
+    """Return the catalogue by factor name. It lies beside this file in a wheel, in schemas/ in a checkout."""
+    here = Path(__file__).parent
+    path = next(p for p in (here / FILE, here.parent / "schemas" / FILE) if p.is_file())
+    return {entry["name"]: entry for entry in json.loads(path.read_text(encoding="utf-8"))["factors"]}
+
+
+def environment(plan: Plan) -> dict[str, str]:
+    """Return the variables that a process must start with to run under the plan."""
+    known = factors()
+    return {
+        known[name]["environment"]: value
+        for name, value in plan.items()
+        if known.get(name, {}).get("scope") == "fresh_process" and "environment" in known[name]
+    }
+
+
+def check_pin(text: str) -> tuple[str, str] | str:
+    """Return (factor, value), or the arm that the text names. Raises PinError."""
+    if text in ARMS:
+        return text
+    name, separator, value = text.partition("=")
+    if not separator or not value:
+        raise PinError(f"{text!r} is not a pin: give FACTOR=VALUE, 'incident' or 'reference'")
+    if name not in factors():
+        near = difflib.get_close_matches(name, factors(), n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(near)}?" if near else f"the factors are {', '.join(sorted(factors()))}"
+        raise PinError(f"{name!r} is not a plan factor; {hint}")
+    if not _allowed(value, factors()[name]["values"]):
+        raise PinError(f"{name} cannot be {value!r}; allowed: {_describe(factors()[name]['values'])}")
+    return name, value
+
+
+def _allowed(value: str, rule: dict[str, Any]) -> bool:
+    if "enum" in rule:
+        return value in rule["enum"]
+    if "pattern" in rule:
+        return re.search(rule["pattern"], value) is not None
+    return re.fullmatch(r"-?[0-9]+", value) is not None and int(value) >= rule.get("minimum", int(value))
+
+
+def _describe(rule: dict[str, Any]) -> str:
+    if "enum" in rule:
+        return ", ".join(rule["enum"])
+    if "pattern" in rule:
+        return f"text that matches {rule['pattern']}"
+    return f"an integer, {rule['minimum']} or more" if "minimum" in rule else "an integer"

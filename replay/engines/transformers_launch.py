@@ -1,0 +1,65 @@
+"""The padded batch around one request, built from a setup: filler or recorded rows, padding, mask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from replay.factors import Setup, Unpinnable
+
+if TYPE_CHECKING:
+    from replay.case import Arm, Case
+
+FILLER_SEED = 0
+
+
+@dataclass(frozen=True)
+class PaddedBatch:
+    """What goes into `generate`, and what the other rows hold. `recorded`: their ids where they are on record."""
+
+    input_ids: torch.Tensor
+    padding: torch.Tensor
+    row: int
+    neighbours: str
+    recorded: list[tuple[int, ...]] | None
+
+
+def build(case: Case, setup: Setup, vocabulary: int, pad_id: int) -> PaddedBatch:
+    """Return the batch, or raise Unpinnable when the pinned factors contradict each other."""
+    if setup.row >= setup.rows:
+        raise Unpinnable(f"batch.row={setup.row}: a launch of {setup.rows} rows has no such row")
+    width = setup.left_pad + len(case.token_ids)
+    recorded = next((rows for arm in (case.incident, case.reference) if (rows := _recorded(arm, setup, width))), None)
+    kind = setup.neighbours or ("recorded" if recorded is not None else "random")
+    if kind == "recorded" and recorded is not None and setup.neighbours is None and setup.mask_path == "implicit":
+        kind = "recorded" if all(len(ids) == width for ids in recorded) else "random"
+    if kind == "recorded" and recorded is None:
+        raise Unpinnable("batch.neighbours=recorded: no recorded launch of these rows and this width holds all ids")
+    generator = torch.Generator().manual_seed(FILLER_SEED)
+    if kind == "recorded":
+        others = recorded or []
+    elif kind == "zeros":
+        others = [(0,) * width] * (setup.rows - 1)
+    else:
+        filler = torch.randint(vocabulary, (setup.rows - 1, width), generator=generator)
+        others = [tuple(ids) for ids in filler.tolist()]
+    rows = [*others[: setup.row], case.token_ids, *others[setup.row :]]
+    ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows])
+    padding = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    if setup.mask_path == "implicit" and not bool(padding.all()):
+        raise Unpinnable("batch.mask_path=implicit: a launch with left padding needs an explicit mask")
+    return PaddedBatch(ids, padding, setup.row, kind if setup.rows > 1 else "none", recorded)
+
+
+def _recorded(arm: Arm, setup: Setup, width: int) -> list[tuple[int, ...]] | None:
+    """Return the ids of the arm's other rows, if its launch has this composition and all ids are on record."""
+    if len(arm.rows) != setup.rows or max(row.tokens for row in arm.rows) != width:
+        return None
+    if arm.rows[setup.row].req_id != arm.req_id:
+        return None
+    others = [row.token_ids for index, row in enumerate(arm.rows) if index != setup.row]
+    return (
+        None if any(ids is None or len(ids) > width for ids in others) else [ids for ids in others if ids is not None]
+    )

@@ -1,0 +1,191 @@
+"""Run plans in child processes and bring back what came out. Standard library: torch lives in the child.
+
+Plans that differ only in factors that a running process can change share one child; a factor that a library reads
+once gets a child of its own, started with the variable set. In each child the first plan runs again at the end, and
+its trace says whether the bits came out the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from replay import catalogue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from replay.case import Case, Plan
+
+CHILD = "replay.engines.transformers"
+STDERR_TAIL = 2000
+
+
+class TrialError(Exception):
+    """The child could not do its work; the message carries the end of its stderr."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one execution showed. `refused`: why the plan could not be honoured; then nothing ran.
+
+    observed: factor → value read back by another path than the pin; details: the launch and kernels as seen;
+    repeatable: None when the plan was not run twice in its process, else whether the bits were the same.
+    """
+
+    plan: Plan
+    tokens: tuple[int, ...] = ()
+    logits_sha256: tuple[str, ...] = ()
+    top_token_ids: tuple[tuple[int, ...], ...] = ()
+    top_logits: tuple[tuple[float, ...], ...] = ()
+    observed: dict[str, str] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    refused: str | None = None
+    repeatable: bool | None = None
+    host: dict[str, Any] = field(default_factory=dict)
+
+    def same_bits(self, other: Trace, count: int) -> bool:
+        """Return whether the first `count` tokens came from the same logits, bit for bit."""
+        mine, theirs = self.logits_sha256[:count], other.logits_sha256[:count]
+        return len(mine) == count and mine == theirs
+
+    def same_tokens(self, other: Trace, count: int) -> bool:
+        """Return whether the first `count` tokens are the same."""
+        return len(self.tokens) >= count and self.tokens[:count] == other.tokens[:count]
+
+
+def trace_from(document: dict[str, Any], host: dict[str, Any]) -> Trace:
+    """Build a Trace from a child's JSON."""
+    known = {name: document[name] for name in (one.name for one in fields(Trace)) if name in document}
+    for name in ("tokens", "logits_sha256"):
+        known[name] = tuple(known.get(name, ()))
+    for name in ("top_token_ids", "top_logits"):
+        known[name] = tuple(tuple(values) for values in known.get(name, ()))
+    return Trace(**known | {"host": host})
+
+
+def unsupported(case: Case) -> str | None:
+    """Return why this version cannot run the case again, or None."""
+    engine, batching = case.engine.get("engine"), _config(case).get("batching", "static")
+    if engine != "transformers":
+        return f"the case is of engine {engine!r}; this version runs static batches of transformers again"
+    if batching != "static":
+        return f"the case is of {batching} batching; this version runs static batches of transformers again"
+    if float(case.decode_cfg.get("temperature") or 0) != 0:
+        return "the request was sampled at a temperature above 0, and the generator's state is not on record"
+    return None
+
+
+def _config(case: Case) -> dict[str, Any]:
+    config = case.engine.get("config") or {}
+    return dict(json.loads(config)) if isinstance(config, str) else dict(config)
+
+
+def run_trials(
+    case: Case,
+    plans: Sequence[Plan],
+    *,
+    model_path: str | Path,
+    python: str = sys.executable,
+    timeout: float = 600.0,
+    say: Callable[[str], None] = lambda _line: None,
+) -> list[Trace]:
+    """Return one trace a plan, in order. Raises TrialError when a child crashes, hangs or answers too little."""
+    groups: dict[tuple[tuple[str, str], ...], list[int]] = {}
+    for index, plan in enumerate(plans):
+        groups.setdefault(tuple(sorted(catalogue.environment(plan).items())), []).append(index)
+    traces: dict[int, Trace] = {}
+    for variables, indexes in groups.items():
+        todo = [plans[index] for index in indexes]
+        found = _run_child(case, todo, dict(variables), str(model_path), python, timeout, say)
+        traces.update(zip(indexes, found, strict=True))
+    return [traces[index] for index in range(len(plans))]
+
+
+def _run_child(
+    case: Case,
+    plans: list[Plan],
+    variables: dict[str, str],
+    model_path: str,
+    python: str,
+    timeout: float,
+    say: Callable[[str], None],
+) -> list[Trace]:
+    repeat = [] if len(plans) > 1 and plans[-1] == plans[0] else [plans[0]]
+    job = json.dumps({"case": asdict(case), "plans": plans + repeat, "model_path": model_path})
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            [python, "-m", CHILD],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=child_environment(variables),
+        )  # fmt: skip
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            process.kill()
+
+        alarm = threading.Timer(timeout, give_up)
+        alarm.start()
+        try:
+            traces = _talk(process, job, len(plans) + len(repeat), say)
+            code = process.wait()
+        finally:  # also on Ctrl-C
+            alarm.cancel()
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                pipe.close() if pipe else None
+        if late.is_set():
+            raise TrialError(f"no answer within {timeout:.0f} s (--timeout); {_tail(errors)}")
+        if code != 0 or len(traces) != len(plans) + len(repeat):
+            raise TrialError(
+                f"{python} -m {CHILD} ended with code {code} after {len(traces)} of {len(plans) + len(repeat)} trials; "
+                f"{_tail(errors)}"
+            )
+    first, last = traces[0], traces[-1]
+    if len(traces) > 1 and first.refused is None:
+        count = max(len(first.tokens), len(last.tokens))
+        traces[0] = replace(first, repeatable=first.same_bits(last, count) and first.same_tokens(last, count))
+    return traces[: len(plans)]
+
+
+def _talk(process: subprocess.Popen[bytes], job: str, expected: int, say: Callable[[str], None]) -> list[Trace]:
+    assert process.stdin
+    assert process.stdout
+    try:
+        process.stdin.write(job.encode())
+        process.stdin.close()
+    except BrokenPipeError:
+        return []  # the child died at once; its code and stderr tell why
+    host: dict[str, Any] = {}
+    traces: list[Trace] = []
+    for line in process.stdout:
+        document = json.loads(line)
+        if "host" in document:
+            host = document["host"]
+            continue
+        traces.append(trace_from(document["trace"], host))
+        say(f"{len(traces)}/{expected}")
+    return traces
+
+
+def child_environment(variables: dict[str, str]) -> dict[str, str]:
+    """Return the environment of a child: ours without the recorder, with this package importable."""
+    root = str(Path(__file__).parents[1])
+    own = [root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    kept = [part for part in own if part and Path(part).resolve() != Path(__file__).parent / "autoload"]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("FORENSICS_RECORD")}
+    return inherited | {"PYTHONPATH": os.pathsep.join(kept), "HF_HUB_OFFLINE": "1"} | variables
+
+
+def _tail(errors: IO[bytes]) -> str:
+    errors.seek(0)
+    text = errors.read().decode("utf-8", "replace").strip()
+    return f"its stderr ends:\n{text[-STDERR_TAIL:]}" if text else "it wrote nothing to stderr"

@@ -1,0 +1,129 @@
+"""From a live incident to a verdict, with real children: a planted factor is found, another is not."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from from_log import case as case_of
+
+from replay.__main__ import main
+from replay.case import load_case
+from replay.engines.transformers import plan_facts, request_ids
+from replay.factors import Setup, gemm_k_split
+from replay.prove import prove
+from replay.trial import run_trials
+
+ROOT = Path(__file__).parents[2]
+TOKENS, SPLITS, TRIES = 32, "6", 60
+
+
+def continue_one(model, ids, name):
+    with request_ids([name]):
+        return model.generate(torch.tensor([ids]), max_new_tokens=TOKENS, do_sample=False)[0, len(ids) :].tolist()
+
+
+@pytest.fixture
+def planted(model, recording):
+    """Return the case of a request whose token really flipped under a K-split that was in force in one run only."""
+    from random import Random
+
+    draw = Random(1)
+    for number in range(TRIES):
+        ids = [0, *(draw.randrange(2, 1024) for _ in range(24))]
+        plain = continue_one(model, ids, f"plain-{number}")
+        with (
+            plan_facts({"gemm.k_split": SPLITS}),
+            gemm_k_split.pin(SPLITS, Setup(load=lambda _dtype: model, model=model)),
+        ):
+            split = continue_one(model, ids, f"split-{number}")
+        if plain != split and plain[: len(split)] != split and split[: len(plain)] != plain:
+            return case_of(recording(), f"split-{number}", f"plain-{number}")
+    raise AssertionError(f"{TRIES} prompts and no flip: the K-split has no effect here")
+
+
+def test_a_planted_factor_is_proven_and_an_innocent_one_is_not(planted, model_path):
+    def run(plans):
+        return run_trials(planted, plans, model_path=model_path)
+
+    verdict = prove(planted, [], run)
+    assert verdict.outcome == "proven", verdict.claim
+    assert [(f.factor, f.incident, f.reference) for f in verdict.factors] == [("gemm.k_split", SPLITS, None)]
+    assert verdict.minimal
+    assert verdict.flip["token_index"] == planted.flip_index
+    innocent = prove(planted, ["cpu.threads=2"], run)
+    assert innocent.outcome == "refuted"
+
+
+def test_the_command_writes_the_verdict_and_answers_like_diff(planted, model_path, tmp_path):
+    path, out = tmp_path / "case.json", tmp_path / "verdict.json"
+    path.write_text(planted.to_json())
+    assert load_case(path) == planted
+    done = subprocess.run(
+        [sys.executable, "-m", "replay", str(path), "-o", str(out), "--pin-algo", f"gemm.k_split={SPLITS}",
+         "--model", str(model_path)], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "trial 4: restored" in done.stderr
+    document = json.loads(out.read_text())
+    assert document["outcome"] == "proven"
+    assert document["host"]["torch"]["device_type"] in ("cpu", "cuda")
+    assert "--pin-algo" in document["command"]
+
+
+def test_other_weights_are_noticed_before_anything_runs(planted, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"other weights")
+    path = tmp_path / "case.json"
+    path.write_text(planted.to_json())
+    assert main([str(path), "-o", str(tmp_path / "verdict.json"), "--model", str(tmp_path)]) == 4
+    assert json.loads((tmp_path / "verdict.json").read_text())["outcome"] == "weights_differ"
+
+
+def test_a_natural_batch_gives_controls_that_hold_and_rows_that_were_forced(model, prompts, recording, model_path):
+    """What a batch does to the tokens depends on the CPU; that its plan can be put in force again does not."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[1] * (width - len(row)) + row for row in prompts])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])
+    continue_one(model, prompts[4], "alone")
+    with request_ids([f"batch-{row}" for row in range(len(prompts))]):
+        model.generate(ids, attention_mask=mask, max_new_tokens=TOKENS, do_sample=False)
+    case = case_of(recording(), "batch-4", "alone")
+    verdict = prove(case, ["batch.rows=1", "batch.left_pad=0", "batch.mask_path=implicit"],
+                    lambda plans: run_trials(case, plans, model_path=model_path))  # fmt: skip
+    assert verdict.outcome in ("proven", "no_divergence"), verdict.claim
+    passed = {control.name: control.passed for control in verdict.controls}
+    assert passed["incident twice"]
+    assert passed["incident reproduced"]
+    assert passed["reference reproduced"]
+    for trial in verdict.trials:
+        assert trial.observed == trial.plan
+        assert trial.details["rows"] == int(trial.plan["batch.rows"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["case.json", "-o", "v.json", "--pin-algo", "batch.row=x"], 2, "an integer, 0 or more"),
+        (["case.json", "-o", "v.json", "--pin-algo", "batch.rws=1"], 2, "did you mean batch.row"),
+        (["missing.json", "-o", "v.json"], 3, "no such file"),
+        (["broken.json", "-o", "v.json"], 3, "not a readable JSON case"),
+    ],
+)
+def test_mistakes_are_answered_with_a_code_and_a_way_on(arguments, code, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.json").write_text("{")
+    assert main(arguments) == code
+    assert says in capsys.readouterr().err
+
+
+def test_a_case_of_another_engine_is_inconclusive_with_the_reason(planted, tmp_path):
+    document = json.loads(planted.to_json())
+    document["engine"]["engine"] = "vllm"
+    (tmp_path / "case.json").write_text(json.dumps(document))
+    assert main([str(tmp_path / "case.json"), "-o", str(tmp_path / "v.json")]) == 4
+    verdict = json.loads((tmp_path / "v.json").read_text())
+    assert verdict["outcome"] == "inconclusive"
+    assert "vllm" in verdict["claim"]

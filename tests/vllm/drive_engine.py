@@ -1,0 +1,95 @@
+"""Run a vLLM engine in this process and print what came out, as one JSON line after MARKER.
+
+A process of its own for each arm, so that no test sees another's engine. What really ran is noted
+here on a path of its own (`_prepare_inputs`), so that the recorder is not its own witness.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+MARKER = "RESULT "
+KEPT = []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model")
+    parser.add_argument("--max-tokens", type=int, default=40)
+    parser.add_argument("--blocks", type=int, default=64)
+    parser.add_argument("--prefix-caching", action="store_true")
+    parser.add_argument("--break-hook", choices=["observer", "worker", "attach"])
+    parser.add_argument(
+        "--fork", action="store_true", help="build the engine in a forked child of a process with the hooks"
+    )
+    options = parser.parse_args()
+    if options.fork:
+        from vllm.plugins import load_general_plugins
+
+        load_general_plugins()
+        child = multiprocessing.get_context("fork").Process(target=run, args=(options,))
+        child.start()
+        child.join()
+        raise SystemExit(child.exitcode)
+    run(options)
+
+
+def run(options: argparse.Namespace) -> None:
+    from vllm import LLM, SamplingParams
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    break_hook(options.break_hook)
+    launches: list[list[tuple[str, int]]] = []
+    prepare = GPUModelRunner._prepare_inputs
+
+    def noting(self, scheduler_output, num_scheduled_tokens):
+        launches.append(list(zip(self.input_batch.req_ids, num_scheduled_tokens.tolist(), strict=True)))
+        return prepare(self, scheduler_output, num_scheduled_tokens)
+
+    GPUModelRunner._prepare_inputs = noting
+    llm = LLM(
+        options.model, dtype="bfloat16", enforce_eager=True, max_model_len=256, block_size=32, max_num_seqs=8,
+        max_num_batched_tokens=64, num_gpu_blocks_override=options.blocks, logprobs_mode="raw_logits",
+        enable_prefix_caching=options.prefix_caching, disable_log_stats=True,
+    )  # fmt: skip
+    KEPT.append(llm)  # no destructor may close the recorder on the way out
+    params = SamplingParams(temperature=0, max_tokens=options.max_tokens, ignore_eos=True, logprobs=2)
+    prompts = [{"prompt_token_ids": [(7 * i + 3 * j) % 200 + 5 for j in range(20 + 9 * i)]} for i in range(6)]
+    if options.prefix_caching:
+        llm.generate(prompts[-1:], params)
+        launches.clear()
+        prompts = prompts[-1:]
+    done = llm.generate(prompts, params)
+    outputs = {one.request_id: list(one.outputs[0].token_ids) for one in done}
+    raw = {one.request_id: [top_two(at) for at in one.outputs[0].logprobs] for one in done}
+    print(MARKER + json.dumps({"outputs": outputs, "raw": raw, "launches": launches}), flush=True)
+
+
+def top_two(at) -> list[float]:
+    return sorted((entry.logprob for entry in at.values()), reverse=True)[:2]
+
+
+def break_hook(which: str | None) -> None:
+    def broken(*_args, **_kwargs):
+        raise RuntimeError("broken on purpose")
+
+    if which == "observer":
+        from replay.engines.vllm_observer import Observer
+
+        broken.__name__ = "updated"
+        Observer.updated = broken
+    if which == "worker":
+        from replay.engines.vllm_worker import LaunchWatch
+
+        broken.__name__ = "logits"
+        LaunchWatch.logits = broken
+    if which == "attach":
+        from replay.engines import vllm_records
+
+        vllm_records.engine_fields = broken
+
+
+if __name__ == "__main__":
+    main()
