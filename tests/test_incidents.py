@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING
 import jsonschema
 import pytest
 
+from forensics.casefile import build_case
 from forensics.explain import Explanation, explain
+from forensics.incident import assemble
 from forensics.incidents import incidents
 from forensics.load import load
 from forensics.reports import json as json_report
 from forensics.reports import markdown
 from forensics.store import Store
 from forensics.timeline import Thresholds
+from replay.case import load_case
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,3 +100,23 @@ def test_json_keeps_its_schema(store: Store) -> None:
     out = io.StringIO()
     json_report.render(first(store), out)
     jsonschema.validate(json.loads(out.getvalue()), SCHEMAS["explanation"])
+
+
+def test_the_filed_verdict_proves_plan_to_token_and_nothing_below(tmp_path: Path) -> None:
+    """The committed case and verdict belong to the committed log, and raise exactly the links that they cover."""
+    folder = ROOT / "fixtures/incidents/transformers-tiny-batch"
+    case = load_case(folder / "case.json")
+    verdict = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
+    assert verdict["case_sha256"] == case.sha256()
+    for name, document in (("case", json.loads(case.to_json())), ("verdict", verdict)):
+        jsonschema.validate(document, SCHEMAS[name])
+    with Store.open(tmp_path / "store.duckdb", create=True) as store:
+        load([folder / "log"], store, None)
+        rebuilt = build_case(store, assemble(store, case.incident.req_id, None, Thresholds()))
+        assert rebuilt.to_json() == case.to_json(), "the case can be made again from the log"
+        load([folder / "verdict.json"], store, None)
+        found = explain(store, case.incident.req_id)
+    grades = {(link.cause, link.effect): link.grade for link in found.links}
+    assert grades["shape_class_change", "logit_drift"] == grades["logit_drift", "token_flip"] == "proven"
+    assert grades["batch_recomposition", "shape_class_change"] == "supported"
+    assert found.chain_grade == "supported"
