@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from replay.catalogue import check_pin
 from replay.controls import Stop, check_arms, check_record
-from replay.search import smallest, superfluous, whole_plan
+from replay.search import smallest, unsettled, whole_plan, without_one
 from replay.tokens import null_pins, weigh_tokens
 from replay.trial import unsupported
 from replay.verdict import OUTCOMES, Control, Factor, Found, Verdict
@@ -84,9 +84,10 @@ def _named(bench: Bench, wanted: Sequence[tuple[str, str] | str]) -> Found:
     found = _judge(bench, swap)
     minimal = found.minimal
     if found.outcome == "proven" and len(names) > 1:
-        spare = superfluous(bench, names)
-        minimal = not spare
-        limits += [f"{name} is not needed: the rest of the set is proven without it" for name in spare]
+        rest = without_one(bench, names)
+        minimal = all(one.failed for one in rest.values())
+        limits += [f"{name} is not needed: the rest is proven without it" for name, one in rest.items() if one.proven]
+        limits += [f"whether {name} is needed is open: {why}" for name, one in rest.items() if (why := unsettled(one))]
     return Found(found.outcome, found.claim, found.names, minimal, found.null, found.limits + tuple(limits))
 
 

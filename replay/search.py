@@ -11,10 +11,12 @@ from replay.verdict import Found
 if TYPE_CHECKING:
     from replay.workbench import Bench, Swap
 
+UNSETTLED = "whether a smaller set would do is open: one could not be exchanged both ways"
 EXHAUSTIVE = 4
 """Differing factors up to which every subset is tried; above it, factors are dropped one by one."""
 
 
+UNSETTLED = "whether a smaller set would do is open: one could not be exchanged both ways"
 EXHAUSTIVE = 4
 """Differing factors up to which every subset is tried; above it, factors are dropped one by one."""
 
@@ -30,26 +32,26 @@ def smallest(bench: Bench) -> Found:
 
 
 def _exhaustive(bench: Bench, differing: tuple[str, ...]) -> Found:
-    unsettled: list[Swap] = []
+    still_open: list[Swap] = []
     swaps: list[Swap] = []
     for size in range(1, len(differing) + 1):
         swaps = bench.swaps(list(combinations(differing, size)))
         proven = [swap for swap in swaps if swap.proven]
         if proven:
-            return _smallest_of(bench, proven, unsettled)
-        unsettled += [swap for swap in swaps if not swap.failed]
-    return _not_proven(bench, swaps[-1], tuple(map(_unsettled, unsettled)))
+            return _smallest_of(bench, proven, still_open)
+        still_open += [swap for swap in swaps if not swap.failed]
+    return _not_proven(bench, swaps[-1], _reasons(still_open))
 
 
-def _smallest_of(bench: Bench, proven: list[Swap], unsettled: list[Swap]) -> Found:
+def _smallest_of(bench: Bench, proven: list[Swap], still_open: list[Swap]) -> Found:
     """Return what the first of the smallest proven sets shows. A smaller set that could not run is not ruled out."""
-    best, limits = proven[0], [*map(_unsettled, unsettled), *whole_plan(bench, proven[0].names)]
+    best, limits = proven[0], [*_reasons(still_open), *whole_plan(bench, proven[0].names)]
     if len(proven) > 1:
         others = "; ".join(", ".join(swap.names) for swap in proven[1:])
         limits.append(f"another set of the same size is proven too: {others}")
     if len(best.names) == 1:
         return _proven(bench, best, "one factor suffices", tuple(limits))
-    within = [swap for swap in unsettled if set(swap.names) < set(best.names)]
+    within = [swap for swap in still_open if set(swap.names) < set(best.names)]
     how = "no smaller set does"
     if within:
         left = "; ".join(", ".join(swap.names) for swap in within)
@@ -57,8 +59,15 @@ def _smallest_of(bench: Bench, proven: list[Swap], unsettled: list[Swap]) -> Fou
     return _proven(bench, best, how, tuple(limits), minimal=not within)
 
 
-def _unsettled(swap: Swap) -> str:
+def unsettled(swap: Swap) -> str | None:
+    """Return why a set is neither proven nor ruled out, None where it is one of them."""
+    if swap.proven or swap.failed:
+        return None
     return f"{', '.join(swap.names)} could not be exchanged both ways: {_why_not(swap)}"
+
+
+def _reasons(swaps: list[Swap]) -> tuple[str, ...]:
+    return tuple(why for swap in swaps if (why := unsettled(swap)))
 
 
 def whole_plan(bench: Bench, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -76,20 +85,22 @@ def _dropping(bench: Bench, differing: tuple[str, ...]) -> Found:
         whole,
         [f"{len(differing)} factors differ: factors were dropped one by one, not every subset was tried"],
     )
-    while len(best.names) > 1 and (proven := _without_one(bench, best.names)):
-        best = next(iter(proven.values()))
+    still_open: list[Swap] = []
+    while len(best.names) > 1:
+        smaller = without_one(bench, best.names).values()
+        if not (proven := [swap for swap in smaller if swap.proven]):
+            still_open = [swap for swap in smaller if not swap.failed]
+            break
+        best = proven[0]
     how = "dropping any one of them breaks it" if len(best.names) > 1 else "one suffices"
-    return _proven(bench, best, how, (*limits, *whole_plan(bench, best.names)))
+    limits += [*_reasons(still_open), *whole_plan(bench, best.names)]
+    return _proven(bench, best, UNSETTLED if still_open else how, tuple(limits), minimal=not still_open)
 
 
-def superfluous(bench: Bench, names: tuple[str, ...]) -> list[str]:
-    """Return the factors of a proven set without which the rest is proven too."""
-    return list(_without_one(bench, names))
-
-
-def _without_one(bench: Bench, names: tuple[str, ...]) -> dict[str, Swap]:
+def without_one(bench: Bench, names: tuple[str, ...]) -> dict[str, Swap]:
+    """Return, for each factor of a set, what exchanging the rest of the set without it shows."""
     swaps = bench.swaps([tuple(name for name in names if name != one) for one in names])
-    return {one: swap for one, swap in zip(names, swaps, strict=True) if swap.proven}
+    return dict(zip(names, swaps, strict=True))
 
 
 def _proven(bench: Bench, swap: Swap, how: str, limits: tuple[str, ...], *, minimal: bool = True) -> Found:
