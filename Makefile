@@ -33,7 +33,7 @@ demo: install ## Record, explain, replay and review an incident on this machine 
 	$(BIN)/python tools/demo.py
 
 test: install ## Run all tests that need no GPU and no vLLM
-	$(BIN)/python -m pytest -m "not gpu and not vllm" $(ARGS)
+	$(BIN)/python -m pytest -m "not gpu and not vllm and not bench" $(ARGS)
 
 test-gpu: install ## Run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu $(ARGS)
@@ -58,7 +58,7 @@ docs: install ## Write docs/contract.md again from schemas/
 	UPDATE=1 $(BIN)/python -m pytest tests/test_contract.py
 
 bench: install ## Time ingest and the recorder against references in the same run
-	$(BIN)/python -m pytest tests/bench -m "" $(ARGS)
+	$(BIN)/python -m pytest tests/bench -m bench $(ARGS)
 
 clean: ## Remove what make made
 	rm -rf $(VENV) $(VENV_VLLM) demo .mypy_cache .pytest_cache .ruff_cache

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from forensics.store import Store
     from forensics.timeline import Thresholds
 
+CALM = "the one that shared its launches with the fewest tokens"
+COHORT_LIMIT = 100
+"""Runs of one request that are looked at; a health check may have thousands."""
 Pair = tuple[int, dict[str, Any] | None, dict[str, Any] | None]
 
 
@@ -109,21 +112,22 @@ def assemble(store: Store, req_id: str, against: str | None, limits: Thresholds)
         if reference.identity == target.identity:
             raise ForensicsError(f"{req_id} and {against} are the same request", 2, "name another one with --against")
         return compare(target, reference, "chosen with --against", ())
-    others = [
-        gather(store, other, limits)
+    rows = [
+        other
         for other in _cohort(store, row, target)
         if (other["run_id"], other["replica_id"], other["req_id"]) != target.identity
     ]
+    nearest = sorted(rows, key=lambda other: abs((other["arrival_ts"] or 0.0) - (row["arrival_ts"] or 0.0)))
+    others = [gather(store, other, limits) for other in nearest[:COHORT_LIMIT]]
     if not others:
         return Incident(
             target, None, "no other request with the same x, or asked the same, is on record", "no_reference"
         )
     differing = [other for other in others if compare_outputs(target, other)[0] == "divergence"]
-    calm = min(differing or others, key=_load)
-    rule = (
-        f"of {len(others)} other run(s) of the same request, {len(differing)} with another output, "
-        "the one that shared its launches with the fewest tokens"
-    )
+    calm = min(differing or others, key=load_of)
+    left_out = f" (the nearest in time of {len(rows)})" if len(rows) > len(others) else ""
+    looked_at = f"of {len(others)} other run(s) of the same request{left_out}, {len(differing)} with another output"
+    rule = f"{looked_at}, {CALM}"
     return compare(target, calm, rule, tuple(others))
 
 
@@ -142,7 +146,8 @@ def _cohort(store: Store, row: dict[str, Any], target: Evidence) -> list[dict[st
     return same
 
 
-def _load(evidence: Evidence) -> tuple[float, float]:
+def load_of(evidence: Evidence) -> tuple[float, float]:
+    """Return how loaded a run was: mean tokens a launch, then arrival. The least loaded run is the best reference."""
     tokens = evidence.steps["batch_tokens"].drop_nulls().to_list()
     mean = sum(tokens) / len(tokens) if tokens else float("inf")
     return mean, evidence.request["arrival_ts"] or 0.0

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from forensics.evidence import gather
-from forensics.incident import Incident, compare
+from forensics.incident import CALM, Incident, compare, load_of
 
 if TYPE_CHECKING:
     from forensics.store import Store
@@ -41,7 +41,7 @@ class Listed:
 
 
 def incidents(store: Store, limits: Thresholds) -> list[Listed]:
-    """Return, for each cohort, one request of every output that differs from the commonest one's.
+    """Return, for each cohort, one request of every output that differs from that of the least loaded run.
 
     Cut-short completions and unseeded sampling are compared and left out: they are no incidents.
     """
@@ -65,12 +65,14 @@ def _of_cohort(store: Store, kind: str, rows: list[dict[str, Any]], limits: Thre
     outputs: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         outputs.setdefault(row["output_token_ids_sha256"], []).append(row)
-    base, *others = sorted(outputs.values(), key=len, reverse=True)  # stable: of equals the earliest stays first
-    reference = gather(store, _request(store, base[0]), limits)
+    runs = [
+        min((gather(store, _request(store, row), limits) for row in group), key=load_of) for group in outputs.values()
+    ]
+    reference = min(runs, key=load_of)
     found = []
-    for group in others:
-        incident = compare(gather(store, _request(store, group[0]), limits), reference, "the commonest output", ())
-        if incident.standing == "divergence":
+    for run in runs:
+        incident = compare(run, reference, CALM, ())
+        if run is not reference and incident.standing == "divergence":
             found.append(Listed(kind, len(rows), len(outputs), incident))
     return found
 

@@ -1,4 +1,4 @@
-"""Start `python -m replay` on a case, in whichever interpreter has torch, and hand back its verdict file.
+"""Start `python -m replay` on a case, with whichever interpreter has torch, and hand back its verdict file.
 
 The proof itself is `replay`'s; this module only launches it and names files. Names of files never come from a log.
 """
@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,13 +46,10 @@ def replay(case: Case, folder: Path, python: str, arguments: Sequence[str]) -> R
     stem = case.sha256()[:12]
     case_path, fresh = folder / f"case-{stem}.json", folder / f".verdict-{stem}-{os.getpid()}.json"
     write_case(case, case_path)
-    command = [python, "-m", "replay", str(case_path), "-o", str(fresh), *arguments]
-    try:
-        child = subprocess.run(command, check=False)
-    except OSError as fault:
-        raise ForensicsError(
-            f"cannot start {python!r}: {fault.strerror}", 2, "--python takes an interpreter with torch"
-        ) from None
+    if shutil.which(python) is None:
+        raise ForensicsError(f"{python}: no such interpreter", 2, "--python takes an interpreter that has torch")
+    command = [sys.executable, "-m", "replay", str(case_path), "-o", str(fresh), "--python", python, *arguments]
+    child = subprocess.run(command, check=False)
     if not fresh.exists():
         code = child.returncode if child.returncode in (2, 3, 4, 130) else 3
         hint = f"the case is at {case_path}; to run it elsewhere: python -m replay {case_path.name} -o verdict.json"

@@ -24,7 +24,7 @@ class PinError(Exception):
 @functools.cache
 def factors() -> dict[str, dict[str, Any]]:
     """Return the catalogue by factor name. It lies beside this file in a wheel, in schemas/ in a checkout."""
-    here = Path(__file__).parent
+    here = Path(__file__).resolve().parent
     path = next(p for p in (here / FILE, here.parent / "schemas" / FILE) if p.is_file())
     return {entry["name"]: entry for entry in json.loads(path.read_text(encoding="utf-8"))["factors"]}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -120,10 +121,12 @@ def _run_child(
 ) -> list[Trace]:
     repeat = [] if len(plans) > 1 and plans[-1] == plans[0] else [plans[0]]
     job = json.dumps({"case": asdict(case), "plans": plans + repeat, "model_path": model_path})
-    with tempfile.TemporaryFile() as errors:
+    with tempfile.TemporaryFile() as errors, tempfile.TemporaryDirectory() as only_us:
+        # This package alone: the folder that it is installed in may hold another interpreter's torch.
+        (Path(only_us) / "replay").symlink_to(Path(__file__).resolve().parent)
         process = subprocess.Popen(
             [python, "-m", CHILD],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=child_environment(variables),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=child_environment(only_us, variables),
         )  # fmt: skip
         late = threading.Event()
 
@@ -144,6 +147,8 @@ def _run_child(
                 pipe.close() if pipe else None
         if late.is_set():
             raise TrialError(f"no answer within {timeout:.0f} s (--timeout); {_tail(errors)}")
+        if missing := re.search(r"ModuleNotFoundError: No module named '(\w+)'", _tail(errors)):
+            raise TrialError(f"{python} has no {missing[1]}: name one that has torch and transformers with --python")
         if code != 0 or len(traces) != len(plans) + len(repeat):
             raise TrialError(
                 f"{python} -m {CHILD} ended with code {code} after {len(traces)} of {len(plans) + len(repeat)} trials; "
@@ -176,11 +181,10 @@ def _talk(process: subprocess.Popen[bytes], job: str, expected: int, say: Callab
     return traces
 
 
-def child_environment(variables: dict[str, str]) -> dict[str, str]:
-    """Return the environment of a child: ours without the recorder, with this package importable."""
-    root = str(Path(__file__).parents[1])
+def child_environment(root: str, variables: dict[str, str]) -> dict[str, str]:
+    """Return the environment of a child: ours without the recorder, with the package under `root` importable."""
     own = [root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    kept = [part for part in own if part and Path(part).resolve() != Path(__file__).parent / "autoload"]
+    kept = [part for part in own if part and Path(part).resolve() != Path(__file__).resolve().parent / "autoload"]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("FORENSICS_RECORD")}
     return inherited | {"PYTHONPATH": os.pathsep.join(kept), "HF_HUB_OFFLINE": "1"} | variables
 

@@ -41,7 +41,8 @@ def detect(incident: Incident) -> Iterator[Finding | Gap]:
         "batch_recomposition", RUNG,
         f"in {len(differing)} steps up to the flip the launch was shared differently: "
         f"first {_say(mates[0], first[0])}, "
-        f"the reference {_say(mates[1], first[1])}; {len(shared)} requests shared these launches in all",
+        f"the reference {_say(mates[1], first[1])}"
+        + (f"; {len(shared)} requests shared these launches in all" if shared else ""),
         first[0]["step"], {"requests": shared[:50]}, _loads(mates[1], first[1]),
         citations=target.cite(first[0]["step"]) + reference.cite(first[1]["step"]),
     )  # fmt: skip

@@ -90,7 +90,7 @@ def test_the_recorder_does_not_leak_into_children(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([autoload, "/elsewhere"]))
     monkeypatch.setenv("FORENSICS_RECORD", "/log")
     monkeypatch.setenv("FORENSICS_RECORD_IDS", "1")
-    environment = child_environment({})
+    environment = child_environment("/only/us", {})
     assert autoload not in environment["PYTHONPATH"].split(os.pathsep)
     assert "/elsewhere" in environment["PYTHONPATH"].split(os.pathsep)
     assert not [name for name in environment if name.startswith("FORENSICS_RECORD")]
