@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from forensics.filed import Filed
+    from forensics.flip import Flip
     from forensics.incident import Incident
     from forensics.plan_table import PlanTable
 
@@ -82,8 +83,10 @@ def _grade(
         raise_by = untested[0].field
     elif present:
         raise_by = f"a replay that separates {cause.code} from {present[0]}"
+    elif cause.code == "shape_class_change":
+        raise_by = table.raise_by
     else:
-        raise_by = table.raise_by if cause.code == "shape_class_change" else "step.top_logits"
+        raise_by = "step.top_logits" if incident.flip is None or incident.flip.from_logits is None else REPLAY
     return Link(cause.code, effect.code, "consistent", tuple(why), raise_by)
 
 
@@ -92,20 +95,28 @@ def _dose(cause: Finding, effect: Finding, incident: Incident, table: PlanTable)
     flip = incident.flip
     pair = (cause.code, effect.code)
     if pair == ("logit_drift", "token_flip"):
-        if flip is None or flip.drift is None or flip.reference_margin is None:
-            return None, "dose: the logits of both candidates in both arms are not on record"
-        enough = abs(flip.drift) >= flip.reference_margin and flip.drift != 0
-        sign = "≥" if enough else "<"
-        return enough, f"dose: candidates moved {abs(flip.drift):.4g} {sign} margin {flip.reference_margin:.4g} logits"
+        return _from_logits(flip)
     if pair == ("thin_margin", "token_flip"):
         return True, f"dose: {flip.tie if flip else 'near tie'}; a change of rounding can exchange the two tokens"
     if pair == ("shape_class_change", "logit_drift"):
         if flip is not None and flip.tie == "clear":
-            return None, "dose: the margin at the flip is clear; another rounding order does not explain that alone"
+            return None, "dose: the candidates were clearly apart; another rounding order does not explain that alone"
         return table.dose()
-    if effect.code == "shape_class_change":
-        return True, "dose: the launch shape differs from the step on at which it differs"
+    if effect.code == "shape_class_change" and cause.steps:
+        beside = [step for step in effect.steps if step not in cause.steps]
+        if beside:
+            return None, f"dose: at step {beside[0]} the shape differs too, without {cause.code}"
+        return True, f"dose: at all {len(effect.steps)} steps with another shape there is {cause.code}"
     return None, "dose: cannot be told from the log"
+
+
+def _from_logits(flip: Flip | None) -> tuple[bool | None, str]:
+    if flip is None or flip.from_logits is None:
+        return None, "dose: the top logits at the flip are not on record in both arms"
+    if not flip.from_logits:
+        return False, "dose: the logits at the flip do not account for both tokens; something after them chose"
+    moved = "" if flip.drift is None else f"; the two candidates moved {flip.drift:.4g} against each other"
+    return True, f"dose: each token is the highest raw logit of its arm, and the logits differ{moved}"
 
 
 def _when(finding: Finding) -> str:
@@ -117,7 +128,7 @@ def prove(links: Sequence[Link], verdict: Filed) -> list[Link]:
 
     The shape is proven only where a factor of the launch's shape is in the set; another factor proves the flip alone.
     """
-    if verdict.outcome != "proven":
+    if not verdict.proves:
         return list(links)
     covered = {("logit_drift", "token_flip")}
     if any(factor.startswith(SHAPE_FACTORS) for factor in verdict.factors):

@@ -41,7 +41,9 @@ class ListFormat(StrEnum):
     json = "json"
 
 
-Db = Annotated[Path, typer.Option("--db", envvar="FORENSICS_DB", help="The store: a DuckDB index of the log.")]
+Db = Annotated[
+    Path, typer.Option("--db", envvar="FORENSICS_DB", readable=False, help="The store: a DuckDB index of the log.")
+]
 ReqId = Annotated[str, typer.Argument(metavar="REQ", help="Request id: the engine's or the client's.")]
 Against = Annotated[str | None, typer.Option("--against", metavar="REQ", help="Compare with this request.")]
 FreeMb = Annotated[float, typer.Option("--free-mb", help="Below this much free memory the regime is memory_pressured.")]
@@ -73,7 +75,7 @@ def record(
         raise typer.Exit(done.exit_code or 4)
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(done.records.items()))
     say(
-        f"recorded {counts} in {len(done.files)} file(s) in {out}; "
+        f"recorded {done.requests} requests ({counts} records) in {len(done.files)} file(s) in {out}; "
         f"{done.dropped} dropped, {done.faults} recorder faults"
     )
     say(f"next: forensics ingest {out}")
@@ -82,7 +84,9 @@ def record(
 
 @app.command()
 def ingest(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="Logs, verdicts, or folders of them.")],
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH…", readable=False, help="Logs, verdicts, or folders of them.")
+    ],
     db: Db = STORE,
     format: AsList = ListFormat.table,
 ) -> None:
@@ -91,8 +95,17 @@ def ingest(
     from forensics.store import Store
     from forensics.text import printable
 
-    with Store.open(db, create=True) as store, progress() as advance:
-        summaries = load(paths, store, advance)
+    fresh = not db.exists()
+    try:
+        with Store.open(db, create=True) as store, progress() as advance:
+            summaries = load(paths, store, advance)
+    except BaseException as fault:
+        if fresh:
+            _remove_if_empty(db)
+        if isinstance(fault, KeyboardInterrupt):
+            say("interrupted; nothing of the file that was being read is kept, whole files before it are")
+            raise typer.Exit(130) from None
+        raise
     head = ["path", "format", "read", "stored", "merged", "duplicates", "quarantined"]
     rows = [[getattr(one, name) for name in head] for one in summaries if one.skipped is None]
     table(head, rows, as_json=format is ListFormat.json)
@@ -105,6 +118,9 @@ def ingest(
     quarantined = sum(one.quarantined for one in summaries)
     if quarantined:
         say(f"{quarantined} rows break the contract and were set aside: forensics quarantine --db {db}")
+    if quarantined and not any(one.stored + one.merged + one.duplicates for one in summaries):
+        say("no row of this could be used")
+        raise typer.Exit(3)
 
 
 @app.command()
@@ -177,6 +193,7 @@ def case(
     from forensics.incident import assemble
     from forensics.replaying import write_case
 
+    _refuse_store(out)
     with _store(db) as store:
         built = build_case(store, assemble(store, req_id, against, _limits()))
     write_case(built, out)
@@ -195,6 +212,7 @@ def replay(
     against: Against = None,
     model: Annotated[Path | None, typer.Option("--model", help="Folder of the model, if not where it was.")] = None,
     python: Annotated[str, typer.Option("--python", help="Interpreter with torch and transformers.")] = sys.executable,
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds that one child process may take.")] = 600.0,
     db: Db = STORE,
 ) -> None:
     """Execute the effective request again under forced factors of the plan, and file the verdict."""
@@ -203,22 +221,28 @@ def replay(
     from forensics.incident import assemble
     from forensics.load import load
     from forensics.replaying import replay as run
-    from forensics.text import printable
+    from forensics.text import command, printable
 
     with _store(db) as store:
         built = build_case(store, assemble(store, req_id, against, _limits()))
     arguments = [word for pin in pin_algo or [] for word in ("--pin-algo", pin)]
-    arguments += ["--model", str(model)] if model else []
+    arguments += ["--timeout", str(timeout), *(["--model", str(model)] if model else [])]
     done = run(built, db.parent / f"{db.stem}-verdicts", python, arguments)
-    with _store(db, read_only=False) as store:
-        load([done.path], store, None)
     verdict = parse(done.document, str(done.path))
     rows = [[one.name, one.tokens_equal, one.bits_equal, one.refused] for one in verdict.trials]
-    table(["trial", "tokens equal to", "bits equal to", "refused because"], rows)
+    if rows:
+        table(["trial", "tokens equal to", "bits equal to", "refused because"], rows)
     print(printable(f"{verdict.outcome}: {verdict.claim}", 2000))
     for limit in verdict.limits:
         say(f"limit: {printable(limit)}")
-    say(f"filed {done.path}; next: forensics explain {req_id}")
+    try:
+        with _store(db, read_only=False) as store:
+            load([done.path], store, None)
+    except ForensicsError as error:
+        hint = f"file it later: forensics ingest {done.path} --db {db}"
+        raise ForensicsError(f"the verdict is {done.path}, but the store did not take it: {error}", 3, hint) from None
+    again = [f"--against={against}"] if against else []
+    say(f"filed {done.path}; next: {command('explain', *again, request=req_id)}")
     raise typer.Exit(done.exit_code)
 
 
@@ -233,6 +257,7 @@ def export(
     from forensics.picture import draw
     from forensics.reports import markdown
 
+    _refuse_store(out)
     with _store(db) as store:
         explanation = run(store, req_id, against, _limits(free_mb, queue_p95_ms))
     try:
@@ -243,6 +268,28 @@ def export(
     except OSError as fault:
         raise ForensicsError(f"{out}: cannot write: {fault.strerror}", 3, "choose another -o") from None
     say(f"wrote {', '.join(str(path) for path in (out, *pictures))}")
+
+
+def _refuse_store(out: Path) -> None:
+    """Refuse to write a document over a folder, a store or a recording."""
+    if out.is_dir():
+        raise ForensicsError(f"{out}: a folder", 2, "give -o a file name")
+    if out.is_file():
+        with contextlib.suppress(OSError), out.open("rb") as file:
+            head = file.read(12)
+            if head[8:12] == b"DUCK" or head[:2] == b"\x1f\x8b" or out.suffix == ".jsonl":
+                raise ForensicsError(f"{out}: a store or a recording; it is not written over", 2, "choose another -o")
+
+
+def _remove_if_empty(db: Path) -> None:
+    """Remove a store that this call made and that nothing was filed in."""
+    from forensics.store import Store
+
+    with contextlib.suppress(ForensicsError, OSError):
+        with Store.open(db, read_only=True) as store:
+            empty = len(store.ask("sources")) == 0
+        if empty:
+            db.unlink()
 
 
 @contextlib.contextmanager

@@ -27,6 +27,8 @@ Row = dict[str, Any]
 ENVELOPE: Final = ("seq", "writer", "clock_id", "mono_ns", "ts")
 """How a line was written, not what it says: merging records differ in these without contradiction."""
 COUNTERS: Final = ("step", "engine_step")
+END_OF_TIME: Final = 1e11
+"""Unix seconds, in the year 5138: beyond it, and before 0, stands no time but a mistake of unit or clock."""
 ORDINALS: Final = ("seq", "writer", "seq_no")
 """Identity columns that tell records apart by position. A record without them is identified by its content."""
 OWN_COLUMNS: Final = {"extra": "VARCHAR", "content_hash": "VARCHAR", "source_id": "INTEGER", "line": "BIGINT"}
@@ -52,6 +54,7 @@ class Kind:
     identity: tuple[str, ...]
     ordinals: tuple[str, ...]
     required: tuple[str, ...]
+    times: tuple[str, ...]
     merge: bool
 
     def columns(self) -> dict[str, str]:
@@ -135,6 +138,7 @@ def _kind(schema: dict[str, Any]) -> Kind:
         identity=tuple(schema["identity"]),
         ordinals=tuple(name for name in schema["identity"] if name in ORDINALS),
         required=tuple(name for name in schema["required"] if name != "kind"),
+        times=tuple(name for name in properties if name == "ts" or name.endswith("_ts")),
         merge=schema["merge"],
     )
 
@@ -174,6 +178,12 @@ def check(record: dict[str, Any]) -> tuple[str, Row]:
     for name in COUNTERS:
         if row.get(name, 0) < 0:
             raise Rejected(f"{name}: {row[name]} is negative")
+    for name in kind.times:
+        if not 0 <= row.get(name, 0) < END_OF_TIME:
+            raise Rejected(f"{name}: {row[name]} is no time in Unix seconds")
+    for name, judge in _MEMBERS.items():
+        if name in row:
+            judge(record[name])
     for name in kind.required:
         if name not in row:
             raise Rejected(f"{name} is missing")
@@ -185,6 +195,22 @@ def check(record: dict[str, Any]) -> tuple[str, Row]:
     if kind.name == "request":
         derive(row)
     return kind.name, row
+
+
+def _judge_decode_cfg(value: dict[str, Any]) -> None:
+    temperature = value.get("temperature")
+    if temperature is not None and type(temperature) not in (int, float):
+        raise Rejected(f"decode_cfg_applied.temperature: {found(temperature)} where a number should be")
+
+
+def _judge_observes(value: dict[str, Any]) -> None:
+    for names in value.values():
+        if names is not None and (type(names) is not list or any(type(name) is not str for name in names)):
+            raise Rejected(f"observes: {found(names)} where an array of strings should be")
+
+
+_MEMBERS: Final = {"decode_cfg_applied": _judge_decode_cfg, "observes": _judge_observes}
+"""Objects that we read into, and what their members must be. Each already has its normal form."""
 
 
 def kind_of(record: dict[str, Any]) -> str:

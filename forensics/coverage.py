@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -79,5 +80,14 @@ def _share(evidence: Evidence, kind: str, name: str) -> float:
         steps = steps.head(1)  # written in the first step only
     if steps.is_empty():
         return 0.0
+    if name == "resumed" and evidence.observes(kind, name):
+        return 1.0  # written only where it happened: absent means no
+    if name == "isolation_mode" and _states_posture(evidence.engine):
+        return 1.0
     present = steps.select(pl.any_horizontal(pl.col(one).is_not_null() for one in name.split("|")).mean())
     return float(present.item())
+
+
+def _states_posture(engine: dict[str, Any] | None) -> bool:
+    facts = json.loads((engine or {}).get("isolation") or "{}")
+    return "shared_batching" in facts or "cross_tenant_batching" in facts

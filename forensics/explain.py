@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 from forensics import chain, detectors
 from forensics.filed import Filed, filed
 from forensics.findings import Citation, Finding, Gap, Grade, Link, Rung
+from forensics.flip import same_bits
 from forensics.incident import Incident, assemble
 from forensics.lane import Lane, lane
 from forensics.plan_table import PlanTable, plan_table
 from forensics.registry import members
+from forensics.text import command
 from forensics.timeline import Thresholds
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from forensics.store import Store
 
 FORMAT = "forensics.explanation/1"
+X_PARTS = ("effective_token_ids_sha256", "decode_cfg_applied")
 REPLAYED = ("transformers",)
 """Engines that this version's replay executes."""
 EXIT = {"divergence": 1, "same": 0, "cut_short": 0, "sampled": 0, "no_reference": 4, "outputs_unknown": 4}
@@ -87,8 +90,6 @@ class Explanation:
     def document(self) -> dict[str, Any]:
         """Return the document form (schemas/explanation.v1.json)."""
         document = asdict(self)
-        if self.flip is not None:
-            document["flip"]["tie"] = self.flip.tie
         for finding, entry in zip(self.findings, document["findings"], strict=True):
             entry["rung"] = finding.rung.name.lower()
         return document
@@ -99,7 +100,7 @@ def explain(store: Store, req_id: str, against: str | None = None, limits: Thres
     incident = assemble(store, req_id, against, limits or Thresholds())
     verdicts = _verdicts(store, incident)
     seen = {name: module.SEEN for name, module in members(detectors).items()}
-    findings, gaps = _detect(incident) if incident.standing == "divergence" else ([], [])
+    findings, gaps = _detect(incident) if incident.standing == "divergence" else ([], _why_undecided(incident))
     table = plan_table(incident)
     links = chain.link(findings, gaps, incident, table)
     for verdict in verdicts:
@@ -142,15 +143,31 @@ def _detect(incident: Incident) -> tuple[list[Finding], list[Gap]]:
     return findings, [one for one in found if isinstance(one, Gap)]
 
 
+def _why_undecided(incident: Incident) -> list[Gap]:
+    """Return the fields without which the comparison could not even begin."""
+    if incident.standing == "outputs_unknown":
+        missing = "request.output_token_ids_sha256, or step.token_id or step.token_tag of every token"
+        return [Gap("token_flip", missing, "whether the two outputs differ")]
+    if incident.standing == "no_reference":
+        lacking = [name for name in X_PARTS if incident.target.request[name] is None]
+        lacking += [] if incident.target.model_identity() else ["engine.weights_sha256 or engine.model_id"]
+        return [Gap("effective_request_drift", name, "which other runs had the same x") for name in lacking]
+    return []
+
+
 def _verdicts(store: Store, incident: Incident) -> list[Filed]:
-    """Return filed verdicts on this pair; the proof against another reference does not carry over."""
-    run_id, _, req_id = incident.target.identity
-    found = [filed(row) for row in store.ask("verdicts", run_id=run_id, req_id=req_id).to_dicts()]
-    if incident.reference is None:
-        return found
-    wanted = (incident.reference.identity[0], incident.reference.identity[2])
-    about = [verdict for verdict in found if verdict.reference in (None, wanted)]
-    return list({(one.outcome, one.claim): one for one in about}.values())  # a repeated proof is one proof
+    """Return filed verdicts on this pair, whichever of the two was the incident; others do not carry over."""
+    ours = incident.target.identity[0], incident.target.identity[2]
+    found = _filed(store, ours)
+    if incident.reference is not None:
+        theirs = incident.reference.identity[0], incident.reference.identity[2]
+        found = [one for one in found if one.reference in (None, theirs)]
+        found += [one for one in _filed(store, theirs) if one.reference == ours]
+    return list({(one.outcome, one.claim): one for one in found}.values())  # a repeated proof is one proof
+
+
+def _filed(store: Store, of: tuple[str, str]) -> list[Filed]:
+    return [filed(row) for row in store.ask("verdicts", run_id=of[0], req_id=of[1]).to_dicts()]
 
 
 def _subject(arm: Evidence) -> Subject:
@@ -178,7 +195,7 @@ def _root(incident: Incident, roots: list[Finding]) -> str:
 def _headline(incident: Incident, findings: list[Finding], way: list[Link], roots: list[Finding]) -> str:
     if incident.standing != "divergence":
         return {
-            "same": "No divergence: both runs gave the same output.",
+            "same": f"No divergence: both runs gave the same output.{_silent_drift(incident)}",
             "cut_short": "No divergence: one output is the beginning of the other, cut short by a limit or an abort.",
             "sampled": "No incident: sampled at a temperature above 0 without a seed; different outputs are expected.",
             "no_reference": "Nothing to compare with: no other run of this request is on record.",
@@ -191,12 +208,23 @@ def _headline(incident: Incident, findings: list[Finding], way: list[Link], root
     return f"Divergence: {flip}. {causes} (chain {chain.grade(way)})."
 
 
+def _silent_drift(incident: Incident) -> str:
+    """Return what to add where the tokens are the same and the logits are not: the arithmetic differed all the same."""
+    pairs = [(ours, same_bits(ours, theirs)) for ours, theirs in incident.token_pairs()] if incident.reference else []
+    drifted = [ours["token_index"] for ours, equal in pairs if equal is False]
+    if not drifted:
+        return " Their recorded logits are equal bit for bit." if pairs and all(equal for _, equal in pairs) else ""
+    return (
+        f" The logits differ from output token {drifted[0]} on, in {len(drifted)} of {len(pairs)} tokens; none flipped."
+    )
+
+
 def _cannot_claim(incident: Incident, way: list[Link], gaps: list[Gap], verdicts: list[Filed]) -> tuple[str, ...]:
     claims = [f"{gap.stops}: {gap.field} is not on record" for gap in gaps]
     if incident.standing == "divergence":
-        proven = any(verdict.outcome == "proven" for verdict in verdicts)
+        proven = any(verdict.proves for verdict in verdicts)
         if not proven:
-            claims.append("that the plan carries the flip: no replay has forced it in both directions")
+            claims.append("that the plan carries the flip: no verdict on file proves it")
         claims.append("which of the two outputs is the right one")
         if proven and way:
             claims.append("what lies below the plan is not covered by the verdict: it rests on the log, as graded")
@@ -206,17 +234,21 @@ def _cannot_claim(incident: Incident, way: list[Link], gaps: list[Gap], verdicts
 
 
 def _next(incident: Incident, verdicts: list[Filed]) -> tuple[str, ...]:
-    name = incident.target.request["req_id"]
-    if incident.standing == "no_reference":
-        return (f"forensics replay {name}", f"forensics contract {name}")
-    if incident.standing == "outputs_unknown":
-        return (f"forensics contract {name}",)
-    if incident.standing != "divergence":
+    request, reference = incident.target.request, incident.reference
+    against = [f"--against={reference.request['req_id']}"] if incident.named and reference else []
+
+    def say(*words: str) -> str:
+        return command(*words, *against, request=request["req_id"])
+
+    if incident.standing not in ("divergence", "no_reference", "outputs_unknown"):
         return ()
-    if any(verdict.outcome == "proven" for verdict in verdicts):
-        return (f"forensics export {name} -o review.md",)
-    if incident.target.request["effective_token_ids"] is None:
-        return (f"forensics contract {name}", f"forensics export {name} -o review.md")
-    if (incident.target.engine or {}).get("engine") not in REPLAYED:
-        return (f"forensics case {name} -o case.json", f"forensics export {name} -o review.md")
-    return (f"forensics replay {name}", f"forensics export {name} -o review.md")
+    can_replay = request["effective_token_ids"] is not None and (incident.target.engine or {}).get("engine") in REPLAYED
+    if incident.standing == "outputs_unknown" or (incident.standing == "no_reference" and not can_replay):
+        return (command("contract", request=request["req_id"]),)
+    if any(verdict.proves for verdict in verdicts):
+        return (say("export", "-o", "review.md"),)
+    if can_replay:
+        return say("replay"), say("export", "-o", "review.md")
+    if request["effective_token_ids"] is None:
+        return command("contract", request=request["req_id"]), say("export", "-o", "review.md")
+    return say("case", "-o", "case.json"), say("export", "-o", "review.md")

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+ARMS = ("incident", "reference", "both", "neither")
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -32,6 +34,22 @@ class Filed:
     limits: tuple[str, ...]
     case_sha256: str
     source_path: str
+
+    @property
+    def proves(self) -> bool:
+        """Return whether the document holds what a proof needs, and not only the word for it."""
+        bits = {one.name.partition(":")[0]: one.bits_equal for one in self.trials if self._exchanged(one)}
+        return (
+            self.outcome == "proven"
+            and bool(self.factors)
+            and bits.get("restored") in ("reference", "both")
+            and bits.get("induced") in ("incident", "both")
+            and not any(": failed" in control for control in self.controls)
+        )
+
+    def _exchanged(self, trial: Trial) -> bool:
+        names = ", ".join(factor.partition(" (")[0] for factor in self.factors)
+        return f" with {names} of the " in trial.name
 
 
 def filed(row: dict[str, Any]) -> Filed:
@@ -66,8 +84,8 @@ def parse(document: dict[str, Any], source_path: str) -> Filed:
 
 def _trial(one: dict[str, Any]) -> Trial:
     plan = ", ".join(f"{name}={_text(value)}" for name, value in sorted(_dict(one.get("plan")).items()))
-    equal = (_text(one.get("tokens_equal")), _text(one.get("bits_equal")))
-    return Trial(_text(one.get("name")), plan, *equal, _text(one.get("refused")))
+    tokens, bits = (value if value in ARMS else "" for value in (one.get("tokens_equal"), one.get("bits_equal")))
+    return Trial(_text(one.get("name")), plan, tokens, bits, _text(one.get("refused")))
 
 
 def _passed(value: Any) -> str:

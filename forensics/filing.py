@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from forensics.contract import Kind, Row, arrow_schema, check, kinds
+from forensics.ingest import rendered
 from forensics.merge import clashing, differing, merged
 from forensics.values import Rejected, json_text
 
@@ -207,5 +208,5 @@ def _text_or_none(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else json_text(value)
 
 
-def _rendered(record: Any) -> bytes:
-    return json.dumps(record, default=str).encode() if isinstance(record, dict) else b""
+def _rendered(record: dict[str, Any] | Rejected) -> bytes:
+    return b"" if isinstance(record, Rejected) else rendered(record)

@@ -44,7 +44,8 @@ GRADES: tuple[Grade, ...] = ("refuted", "possible", "consistent", "supported", "
 class Finding:
     """One difference that one detector saw.
 
-    onset: the target's own step (from 0) at which it starts, ADMISSION before the first.
+    onset: the target's own step (from 0) at which it starts, ADMISSION before the first; steps: all of them, where
+    the detector goes step by step.
     target, reference: the values that differ. how: how we know it.
     """
 
@@ -56,6 +57,7 @@ class Finding:
     reference: Any = None
     how: How = "observed"
     citations: tuple[Citation, ...] = ()
+    steps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

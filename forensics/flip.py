@@ -19,8 +19,10 @@ Standing = Literal["divergence", "same", "cut_short", "sampled", "no_reference",
 class Flip:
     """The first output token that differs, and how close it was in each arm.
 
-    margins are raw logits; ulps in the logit dtype. drift is the change of z_a - z_b between the arms, with a the
-    target's token and b the reference's: a flip by drift needs |drift| >= the reference's margin.
+    margin: top-1 minus top-2 raw logit, whichever tokens these are. gap: the arm's own token minus the other arm's
+    token, None unless both are among the recorded top: only a gap tells how far the flip was. drift: how far the two
+    candidates moved against each other between the arms. ulps are in the logit dtype.
+    from_logits: both tokens are the highest raw logit of their arm, and the logits differ; None: not on record.
     """
 
     token_index: int
@@ -32,28 +34,19 @@ class Flip:
     reference_margin: float | None = None
     target_ulps: float | None = None
     reference_ulps: float | None = None
+    target_gap: float | None = None
+    reference_gap: float | None = None
     dtype: str | None = None
     drift: float | None = None
-
-    @property
-    def tie(self) -> str | None:
-        """Return the class of the smaller margin: that arm was nearest to the other answer."""
-        margins = [
-            (margin, ulps)
-            for margin, ulps in (
-                (self.target_margin, self.target_ulps),
-                (self.reference_margin, self.reference_ulps),
-            )
-            if margin is not None
-        ]
-        return tie_class(*min(margins, key=lambda pair: pair[0])) if margins else None
+    tie: str | None = None
+    from_logits: bool | None = None
 
 
 def compare_outputs(target: Evidence, reference: Evidence) -> tuple[Standing, int | None]:
     """Return whether the outputs differ, and the first position that does where tokens or tags allow it."""
     for evidence in (target, reference):
-        cfg = evidence.decode_cfg()
-        if float(cfg.get("temperature") or 0) > 0 and cfg.get("seed") is None:
+        temperature = evidence.decode_cfg().get("temperature")
+        if isinstance(temperature, int | float) and temperature > 0 and evidence.decode_cfg().get("seed") is None:
             return "sampled", None
     ours, theirs = outputs(target), outputs(reference)
     if ours is None or theirs is None or ours[0] != theirs[0]:
@@ -91,23 +84,26 @@ def outputs(evidence: Evidence) -> tuple[str, tuple[Any, ...]] | None:
 
 def flip_at(target: Evidence, reference: Evidence, index: int) -> Flip:
     """Return what is on record of both arms at the output position where they part."""
-    ours, theirs = (_at(evidence, index) for evidence in (target, reference))
-    names = ("top_token_ids", "token_id") if _both(ours, theirs, "top_token_ids") else ("top_token_tags", "token_tag")
+    ours, theirs = _at(target, index), _at(reference, index)
+    tokens = {"target_token": _token(target, ours, index), "reference_token": _token(reference, theirs, index)}
+    steps = {"target_step": (ours or {}).get("step"), "reference_step": (theirs or {}).get("step")}
+    if ours is None or theirs is None:
+        return Flip(index, **steps, **tokens)  # type: ignore[arg-type]
+    own, other = _gap(ours, theirs), _gap(theirs, ours)
+    known = [(abs(gap), row) for gap, row in ((own, ours), (other, theirs)) if gap is not None]
+    tie = None
+    if known:
+        gap, row = min(known, key=lambda pair: pair[0])
+        tie = tie_class(gap, _ulps(row, gap))
     margins = [_margin(row) for row in (ours, theirs)]
-    drift = None
-    if ours and theirs:
-        gaps = [_gap(row, names[0], ours.get(names[1]), theirs.get(names[1])) for row in (ours, theirs)]
-        drift = gaps[0] - gaps[1] if gaps[0] is not None and gaps[1] is not None else None
-    dtype = (ours or {}).get("logit_dtype") or (theirs or {}).get("logit_dtype")
     return Flip(
-        token_index=index,
-        target_step=(ours or {}).get("step"),
-        reference_step=(theirs or {}).get("step"),
-        target_token=_token(target, ours, index),
-        reference_token=_token(reference, theirs, index),
-        target_margin=margins[0][0], reference_margin=margins[1][0],
-        target_ulps=margins[0][1], reference_ulps=margins[1][1],
-        dtype=dtype, drift=drift,
+        index, **steps, **tokens,  # type: ignore[arg-type]
+        target_margin=margins[0], reference_margin=margins[1],
+        target_ulps=_ulps(ours, margins[0]), reference_ulps=_ulps(theirs, margins[1]),
+        target_gap=own, reference_gap=other,
+        dtype=ours["logit_dtype"] or theirs["logit_dtype"],
+        drift=None if own is None or other is None else own + other,
+        tie=tie, from_logits=_from_logits(ours, theirs),
     )  # fmt: skip
 
 
@@ -116,25 +112,44 @@ def _at(evidence: Evidence, index: int) -> dict[str, Any] | None:
     return rows[0] if rows else None
 
 
-def _both(ours: dict[str, Any] | None, theirs: dict[str, Any] | None, name: str) -> bool:
-    return bool(ours and theirs and ours.get(name) and theirs.get(name))
-
-
-def _margin(row: dict[str, Any] | None) -> tuple[float | None, float | None]:
-    if row is None:
-        return None, None
+def _margin(row: dict[str, Any]) -> float | None:
     logits, margin = row["top_logits"], row["margin"]
     if margin is None and logits is not None and len(logits) >= 2:
         margin = logits[0] - logits[1]
-    if margin is None:
-        return None, None
-    return margin, in_ulps(margin, logits[0], row["logit_dtype"]) if logits else None
+    return margin if margin is None else float(margin)
 
 
-def _gap(row: dict[str, Any], names: str, one: Any, other: Any) -> float | None:
-    """Return z_one - z_other, None unless both tokens are among the recorded top."""
-    table = dict(zip(row.get(names) or (), row.get("top_logits") or (), strict=False))
-    return table[one] - table[other] if one in table and other in table else None
+def _ulps(row: dict[str, Any], difference: float | None) -> float | None:
+    if difference is None or not row["top_logits"]:
+        return None
+    return in_ulps(difference, row["top_logits"][0], row["logit_dtype"])
+
+
+def _table(row: dict[str, Any]) -> tuple[str, dict[Any, float]]:
+    """Return the name of the field that names this step's token, and {token: raw logit} of the recorded top."""
+    names, own = ("top_token_ids", "token_id") if row["top_token_ids"] else ("top_token_tags", "token_tag")
+    return own, dict(zip(row[names] or (), row["top_logits"] or (), strict=False))
+
+
+def _gap(row: dict[str, Any], other: dict[str, Any]) -> float | None:
+    """Return the logit of this arm's token minus that of the other arm's, as this arm had them."""
+    own, table = _table(row)
+    one, rival = row[own], other[own]
+    return table[one] - table[rival] if one in table and rival in table else None
+
+
+def _from_logits(ours: dict[str, Any], theirs: dict[str, Any]) -> bool | None:
+    if same_bits(ours, theirs) is None:
+        return None
+    if same_bits(ours, theirs):
+        return False  # equal logits: whatever chose another token, it was not they
+    for row in (ours, theirs):
+        own, table = _table(row)
+        if not table or row[own] is None:
+            return None
+        if table.get(row[own]) != max(table.values()):
+            return False  # a processor or a sampler chose it
+    return True
 
 
 def _token(evidence: Evidence, row: dict[str, Any] | None, index: int) -> str:

@@ -11,13 +11,14 @@ import polars as pl
 from forensics.errors import ForensicsError
 from forensics.evidence import Evidence, gather
 from forensics.flip import Flip, Standing, compare_outputs, flip_at
-from forensics.text import printable
+from forensics.text import printable, shell
 
 if TYPE_CHECKING:
     from forensics.store import Store
     from forensics.timeline import Thresholds
 
 CALM = "the one that shared its launches with the fewest tokens"
+NO_IDEA = "`forensics incidents` lists requests that diverged"
 COHORT_LIMIT = 100
 """Runs of one request that are looked at; a health check may have thousands."""
 Pair = tuple[int, dict[str, Any] | None, dict[str, Any] | None]
@@ -25,7 +26,10 @@ Pair = tuple[int, dict[str, Any] | None, dict[str, Any] | None]
 
 @dataclass(frozen=True)
 class Incident:
-    """A request, what it is compared with and why that, and where the two part."""
+    """A request, what it is compared with and why that, and where the two part.
+
+    cohort: other runs of the same request; named: the reference was chosen by the user.
+    """
 
     target: Evidence
     reference: Evidence | None
@@ -33,6 +37,7 @@ class Incident:
     standing: Standing
     flip: Flip | None = None
     cohort: tuple[Evidence, ...] = field(default_factory=tuple)
+    named: bool = False
 
     def arms(self) -> tuple[Evidence, Evidence]:
         """Return target and reference. Only for incidents that have a reference."""
@@ -87,48 +92,59 @@ def _by_next_token(steps: pl.DataFrame) -> dict[int, list[dict[str, Any]]]:
     return groups
 
 
-def find_request(store: Store, req_id: str) -> dict[str, Any]:
-    """Return the one request of that id (the engine's or the client's). Raises when there is none, or several."""
-    rows = store.ask("request", req_id=req_id).to_dicts()
+def find_request(store: Store, name: str) -> dict[str, Any]:
+    """Return the one request of that name (the engine's id, the client's, or RUN/ID). Raises for none or several."""
+    rows = store.ask("request", req_id=name).to_dicts()
+    exact = [row for row in rows if row["req_id"] == name]
+    rows = exact if len(exact) == 1 else rows
+    for cut in (at for at, char in enumerate(name) if char == "/" and not rows):
+        found = store.ask("request", req_id=name[cut + 1 :]).to_dicts()
+        rows = [row for row in found if row["run_id"] == name[:cut] and row["req_id"] == name[cut + 1 :]]
     if len(rows) == 1:
         return rows[0]
+    shown = printable(name, 80)
     if rows:
-        listed = "\n".join(
-            f"  {printable(row['req_id'])}  (run {printable(row['run_id']) or 'not recorded'})" for row in rows[:10]
-        )
+        listed = "\n".join(f"  {shell(row['run_id'] + '/' + row['req_id'])}" for row in rows[:10])
         more = f"\n  … and {len(rows) - 10} more" if len(rows) > 10 else ""
-        raise ForensicsError(f"{req_id!r} names {len(rows)} requests:\n{listed}{more}", 2, "give one of these ids")
-    near = store.ask("similar_ids", req_id=req_id)["req_id"].to_list()
-    hint = f"did you mean {', '.join(near[:5])}?" if near else "`forensics incidents` lists requests that diverged"
-    raise ForensicsError(f"no request {req_id!r} in this store", 2, hint)
+        raise ForensicsError(f"{shown!r} names {len(rows)} requests:\n{listed}{more}", 2, "give one of these")
+    runs = store.ask("step_owners", req_id=name)["run_id"].to_list()
+    if runs:
+        raise ForensicsError(
+            f"{shown!r} has steps on record (run {printable(runs[0])}), but no request record", 2,
+            "ingest the file that holds it; without it neither input nor output of the request is known",
+        )  # fmt: skip
+    near = store.ask("similar_ids", req_id=name)["req_id"].to_list()
+    hint = f"did you mean {', '.join(printable(one, 80) for one in near[:5])}?" if near else NO_IDEA
+    raise ForensicsError(f"no request {shown!r} in this store", 2, hint)
 
 
 def assemble(store: Store, req_id: str, against: str | None, limits: Thresholds) -> Incident:
     """Collect target and reference, and settle whether and where their outputs differ."""
     row = find_request(store, req_id)
     target = gather(store, row, limits)
-    if against is not None:
-        reference = gather(store, find_request(store, against), limits)
-        if reference.identity == target.identity:
-            raise ForensicsError(f"{req_id} and {against} are the same request", 2, "name another one with --against")
-        return compare(target, reference, "chosen with --against", ())
     rows = [
         other
         for other in _cohort(store, row, target)
         if (other["run_id"], other["replica_id"], other["req_id"]) != target.identity
     ]
     nearest = sorted(rows, key=lambda other: abs((other["arrival_ts"] or 0.0) - (row["arrival_ts"] or 0.0)))
-    others = [gather(store, other, limits) for other in nearest[:COHORT_LIMIT]]
+    others = tuple(gather(store, other, limits) for other in nearest[:COHORT_LIMIT])
+    if against is not None:
+        reference = gather(store, find_request(store, against), limits)
+        if reference.identity == target.identity:
+            raise ForensicsError(f"{req_id} and {against} are the same request", 2, "name another one with --against")
+        same = reference.request["input_sha256"] == row["input_sha256"]
+        rule = "named with --against" if same else "named with --against; it is another request: its x is not the same"
+        return compare(target, reference, rule, others, named=True)
     if not others:
-        return Incident(
-            target, None, "no other request with the same x, or asked the same, is on record", "no_reference"
-        )
+        rule = "no other request with the same x, or asked the same, is on record"
+        return Incident(target, None, rule, "no_reference")
     differing = [other for other in others if compare_outputs(target, other)[0] == "divergence"]
     calm = min(differing or others, key=load_of)
     left_out = f" (the nearest in time of {len(rows)})" if len(rows) > len(others) else ""
     looked_at = f"of {len(others)} other run(s) of the same request{left_out}, {len(differing)} with another output"
-    rule = f"{looked_at}, {CALM}"
-    return compare(target, calm, rule, tuple(others))
+    rule = f"{looked_at}, {CALM if load_of(calm)[0] < float('inf') else 'the earliest: no launch is on record'}"
+    return compare(target, calm, rule, others)
 
 
 def _cohort(store: Store, row: dict[str, Any], target: Evidence) -> list[dict[str, Any]]:
@@ -153,8 +169,10 @@ def load_of(evidence: Evidence) -> tuple[float, float]:
     return mean, evidence.request["arrival_ts"] or 0.0
 
 
-def compare(target: Evidence, reference: Evidence, rule: str, cohort: tuple[Evidence, ...]) -> Incident:
+def compare(
+    target: Evidence, reference: Evidence, rule: str, cohort: tuple[Evidence, ...], *, named: bool = False
+) -> Incident:
     """Settle whether and where the outputs of two runs differ."""
     standing, index = compare_outputs(target, reference)
     flip = None if index is None else flip_at(target, reference, index)
-    return Incident(target, reference, rule, standing, flip, cohort)
+    return Incident(target, reference, rule, standing, flip, cohort, named)

@@ -64,7 +64,10 @@ def _asked(row: dict[str, Any]) -> tuple[str, str]:
 def _of_cohort(store: Store, kind: str, rows: list[dict[str, Any]], limits: Thresholds) -> list[Listed]:
     outputs: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        outputs.setdefault(row["output_token_ids_sha256"], []).append(row)
+        if row["output"] is not None:  # still running, or cut off before it said anything
+            outputs.setdefault(row["output"], []).append(row)
+    if len(outputs) < 2:
+        return []
     runs = [
         min((gather(store, _request(store, row), limits) for row in group), key=load_of) for group in outputs.values()
     ]

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
+import stat
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from forensics import ingest
@@ -15,7 +19,6 @@ from forensics.registry import members
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from forensics.store import Store
 
@@ -23,7 +26,13 @@ if TYPE_CHECKING:
 
 PROGRESS_EVERY: Final = 5000
 PIECE: Final = 1 << 20
+UTF_16: Final = "UTF-16 text; a log is UTF-8"
+UTF_32: Final = "UTF-32 text; a log is UTF-8"
 SIGNATURES: Final = {
+    b"\xff\xfe\0\0": UTF_32,  # before UTF-16, whose mark it begins with
+    b"\0\0\xfe\xff": UTF_32,
+    b"\xff\xfe": UTF_16,
+    b"\xfe\xff": UTF_16,
     b"SQLite format 3\0": "an SQLite database",
     b"PAR1": "Parquet",
     b"PK\x03\x04": "a zip archive",
@@ -37,13 +46,14 @@ SIGNATURES: Final = {
     b"\xfd7zXZ": "xz",
     b"ARROW1": "an Arrow file",
 }
+VERDICT: Final = re.compile(rb'"format"\s*:\s*"forensics\.verdict/(\w*)("?)')
 
 
 @dataclass(frozen=True)
 class FileSummary:
     """What became of one file: read = stored + merged + duplicates + quarantined, always.
 
-    `skipped`: why a file found in a folder was not read at all; None for a file that was.
+    `skipped`: why a file or folder found in a folder was not read at all; None for a file that was.
     """
 
     path: str
@@ -62,7 +72,8 @@ def load(paths: Sequence[Path], store: Store, progress: Progress | None = None) 
     """File every log under `paths`. Each file is one transaction; all are recognised before the first is filed."""
     plan: dict[Path, tuple[Path, str, str | None]] = {}
     for path in paths:
-        found = [(file, *_recognised(file)) for file in _files(path)]
+        files, unread = _files(path)
+        found = [(file, *_recognised(file)) for file in files] + [(file, "", reason) for file, reason in unread]
         if not any(reason is None for _, _, reason in found):
             raise _nothing_readable(path, found)
         for file, name, reason in found:
@@ -73,21 +84,35 @@ def load(paths: Sequence[Path], store: Store, progress: Progress | None = None) 
     ]
 
 
-def _files(path: Path) -> list[Path]:
-    """Return the files under a path, in order. Hidden files hold keys, not logs; links must not leave the folder."""
+def _files(path: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """Return the files under a path, in order, and the folders that could not be listed.
+
+    Hidden files hold keys, not logs; links must not leave the folder.
+    """
     if path.is_file():
-        return [path]
+        return [path], []
     if not path.is_dir():
         what = "not a regular file" if path.exists() else "no such file"
         raise ForensicsError(f"{path}: {what}", BAD_INPUT, "name a log file, or a folder of them")
-    root = path.resolve()
-    return [
-        file
-        for file in sorted(path.rglob("*"))
-        if not any(part.startswith(".") for part in file.relative_to(path).parts)
-        and file.is_file()
-        and file.resolve().is_relative_to(root)
-    ]
+    root, files, unread = path.resolve(), list[Path](), list[tuple[Path, str]]()
+
+    def skip(fault: OSError) -> None:
+        unread.append((Path(fault.filename), f"cannot be read: {fault.strerror}"))
+
+    for folder, inside, names in os.walk(path, onerror=skip):
+        inside[:] = [name for name in inside if not name.startswith(".")]
+        files += [Path(folder, name) for name in names if not name.startswith(".")]
+    return [file for file in sorted(files) if _is_inside(file, root)], sorted(unread)
+
+
+def _is_inside(file: Path, root: Path) -> bool:
+    """Return whether a regular file lies in the folder. One that cannot be asked counts: opening it tells why."""
+    try:
+        return stat.S_ISREG(file.stat().st_mode) and file.resolve().is_relative_to(root)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
 
 
 def _recognised(path: Path) -> tuple[str, str | None]:
@@ -115,6 +140,13 @@ def _description(head: bytes) -> str:
     for magic, name in SIGNATURES.items():
         if head.startswith(magic):
             return name
+    stated = VERDICT.search(head) if head.lstrip()[:1] == b"{" else None
+    if stated is not None:
+        version, closed = stated[1].decode(), stated[2]
+        if not closed:
+            return "a torn verdict"
+        known = version == "1"  # met here only when it is packed
+        return "a verdict; unpack it" if known else f"a verdict of another version, forensics.verdict/{version}"
     if head.lstrip()[:1] in (b"{", b"["):
         return "JSON, but not one record a line"
     return "text that is not JSON" if b"\0" not in head[:4096] else "binary data"
@@ -123,7 +155,7 @@ def _description(head: bytes) -> str:
 def _nothing_readable(path: Path, found: list[tuple[Path, str, str | None]]) -> ForensicsError:
     hint = "a log is JSON Lines (plain, gzip or zstandard) or Parquet; see docs/contract.md"
     if path.is_dir():
-        seen = "; ".join(f"{file.name} is {reason}" for file, _, reason in found[:3]) or "it holds no files"
+        seen = "; ".join(f"{file.name}: {reason}" for file, _, reason in found[:3]) or "it holds no files"
         return ForensicsError(f"{path}: nothing to read here: {seen}", BAD_INPUT, hint)
     reason = str(found[0][2])
     said = reason if reason.startswith("cannot be read") else f"not a log but {reason}"

@@ -84,14 +84,16 @@ def _regimes(altair: Any, explanation: Explanation, axis: Any) -> Any:
 
 def _lines(altair: Any, rows: list[dict[str, Any]], name: str, axis: Any) -> Any:
     colours = altair.Scale(domain=list(ARM_COLOURS), range=list(ARM_COLOURS.values()))
-    symlog = altair.Scale(type="symlog") if name == "margin, ulp" else altair.Undefined
+    is_margin = name == "margin, ulp"
+    symlog = altair.Scale(type="symlog") if is_margin else altair.Undefined
+    title = f"{name} (cut at {ULP_CEILING:.0f})" if is_margin else name
     ticks = altair.Axis(tickMinStep=1, format="d")
     return (
         altair.Chart(altair.Data(values=rows))
         .mark_line(interpolate="step", strokeWidth=1.5, point=altair.OverlayMarkDef(size=12))
         .encode(
             x=altair.X("token:Q", title="output token", scale=axis, axis=ticks),
-            y=altair.Y(f"{name}:Q", title=name, scale=symlog),
+            y=altair.Y(f"{name}:Q", title=title, scale=symlog),
             color=altair.Color("arm:N", scale=colours, title="arm"),
             strokeDash=altair.StrokeDash("arm:N", sort=["target", "reference"], legend=None),
         )

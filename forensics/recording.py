@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -25,11 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recording:
-    """What a recorded command left: its exit code, the files written, records by kind, and what was lost."""
+    """What a recorded command left: its exit code, the files written, records by kind, and what was lost.
+
+    exit_code: as a shell gives it, 128 + n after signal n. requests: how many requests the records are about.
+    """
 
     exit_code: int
     files: tuple[Path, ...]
     records: Counter[str] = field(default_factory=Counter)
+    requests: int = 0
     dropped: int = 0
     faults: int = 0
 
@@ -44,6 +49,8 @@ def record(command: Sequence[str], directory: Path, *, with_ids: bool, replica: 
     try:
         directory.mkdir(parents=True, exist_ok=True)
         before = set(directory.iterdir())
+        with tempfile.TemporaryFile(dir=directory) as probe:
+            probe.write(b"\n")
     except OSError as fault:
         raise ForensicsError(
             f"{directory}: cannot write a recording there: {fault.strerror}", 3, "choose another --out"
@@ -55,7 +62,8 @@ def record(command: Sequence[str], directory: Path, *, with_ids: bool, replica: 
             f"cannot start {command[0]!r}: {fault.strerror}", 3, "check the command after --"
         ) from None
     files = (path for path in _wait(child, directory) if path not in before and path.suffix == ".jsonl")
-    return _summary(child.returncode, tuple(sorted(files)))
+    code = child.returncode
+    return _summary(code if code >= 0 else 128 - code, tuple(sorted(files)))
 
 
 def environment(directory: Path, *, with_ids: bool, replica: str | None) -> dict[str, str]:
@@ -91,6 +99,7 @@ def _wait(child: subprocess.Popen[bytes], directory: Path) -> list[Path]:
 
 def _summary(exit_code: int, files: tuple[Path, ...]) -> Recording:
     records: Counter[str] = Counter()
+    requests: set[tuple[str, str]] = set()
     dropped = faults = 0
     for path in files:
         with path.open("rb") as lines:
@@ -100,7 +109,9 @@ def _summary(exit_code: int, files: tuple[Path, ...]) -> Recording:
                 except ValueError:
                     continue  # a torn last line; ingest will report it
                 records[entry.get("kind", "?")] += 1
+                if "req_id" in entry:
+                    requests.add((entry.get("run_id", ""), entry["req_id"]))
                 if entry.get("what") == "drops":
                     dropped = max(dropped, int(entry["detail"]["dropped"]))
                 faults += entry.get("what") == "recorder_fault"
-    return Recording(exit_code, files, records, dropped, faults)
+    return Recording(exit_code, files, records, len(requests), dropped, faults)

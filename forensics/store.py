@@ -70,6 +70,8 @@ OWN_TABLES: Final = {
     },
 }
 """Tables beside those of the record kinds. `offset` counts bytes of the unpacked file, rows in Parquet."""
+DAMAGED: Final = re.compile("Corrupt|checksum|Could not read enough bytes")
+ANOTHER: Final = "choose another --db"
 
 
 class Store:
@@ -81,9 +83,16 @@ class Store:
 
     @classmethod
     def open(cls, path: Path, *, create: bool = False, read_only: bool = False) -> Store:
-        """Open the store at `path`; with `create`, make it if there is none."""
-        if not create and not path.exists():
-            raise ForensicsError(f"{path}: no such store", BAD_INPUT, "make one with `forensics ingest PATH…`")
+        """Open the store at `path`; with `create`, make it and its folder if there is none."""
+        try:
+            if create:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            elif not path.exists():
+                raise ForensicsError(f"{path}: no such store", BAD_INPUT, "make one with `forensics ingest PATH…`")
+            if path.is_dir():
+                raise ForensicsError(f"{path}: a folder, not a store", BAD_INPUT, ANOTHER)
+        except OSError as fault:
+            raise ForensicsError(f"{path}: cannot be opened: {fault.strerror}", BAD_INPUT, ANOTHER) from None
         try:
             connection = duckdb.connect(str(path), read_only=read_only, config=LOCKED_DOWN)
         except duckdb.Error as fault:
@@ -162,7 +171,8 @@ class Store:
         try:
             yield
         except duckdb.Error as fault:
-            raise ForensicsError(f"{self.path}: {_first_line(fault)}", BAD_INPUT, _rebuild(self.path, [])) from fault
+            said = _first_line(fault)
+            raise ForensicsError(f"{self.path}: {said}", BAD_INPUT, _way_out(self.path, said)) from fault
 
     def _ready(self, *, create: bool) -> Store:
         try:
@@ -182,7 +192,7 @@ class Store:
                 self.insert("meta", [{"name": "format", "value": store_format()}])
             return
         if "meta" not in tables:
-            raise ForensicsError(f"{self.path}: a DuckDB database, but no store of ours", hint="name another --db")
+            raise ForensicsError(f"{self.path}: a DuckDB database, but no store of ours", hint=ANOTHER)
         found = self._run("SELECT value FROM meta WHERE name = 'format'")
         if found != [(store_format(),)]:
             sources = self._run("SELECT path FROM source ORDER BY source_id") if "source" in tables else []
@@ -222,12 +232,17 @@ def _rebuild(path: str, sources: list[str]) -> str:
     return f"the log is the evidence, this only an index: rm {store} && forensics ingest --db {store} {again}"
 
 
+def _way_out(path: str, said: str) -> str:
+    """Return what to do: only a damaged index is worth removing, nothing that is merely out of reach."""
+    return _rebuild(path, []) if DAMAGED.search(said) else ANOTHER
+
+
 def _cannot_open(path: Path, fault: duckdb.Error) -> ForensicsError:
     said = _first_line(fault)
-    if "lock" in said:
+    if re.search(r"\block\b", said):
         holder = re.search(r"PID (\d+)", said)
         who = f" by process {holder[1]}" if holder else ""
-        return ForensicsError(f"{path}: in use{who}", BAD_INPUT, "wait until it has finished, or name another --db")
+        return ForensicsError(f"{path}: in use{who}", BAD_INPUT, "wait until it has finished, or choose another --db")
     if "not a valid DuckDB database" in said:
-        return ForensicsError(f"{path}: not a DuckDB database", BAD_INPUT, "name another --db; nothing was changed")
-    return ForensicsError(f"{path}: cannot be opened: {said}", BAD_INPUT, _rebuild(str(path), []))
+        return ForensicsError(f"{path}: not a DuckDB database", BAD_INPUT, f"{ANOTHER}; nothing was changed")
+    return ForensicsError(f"{path}: cannot be opened: {said}", BAD_INPUT, _way_out(str(path), said))

@@ -6,17 +6,17 @@ The parent needs the standard library only; torch and the model live in child pr
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from pathlib import Path
 
-from replay.case import Case, CaseError, load_case
-from replay.catalogue import PinError, check_pin
+from replay.case import Case, CaseError
+from replay.casefile import load_case
+from replay.catalogue import PinError, check_pin, check_plans
 from replay.host import weights_sha256
 from replay.prove import prove
-from replay.trial import TrialError, run_trials, unsupported
-
-USAGE, BAD_INPUT, INCONCLUSIVE = 2, 3, 4
+from replay.trial import BAD_INPUT, USAGE, TrialError, run_trials, unsupported
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,7 +32,9 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument(
         "--model", type=Path, metavar="DIR", help="model directory; default: where the incident loaded it from"
     )
-    parse.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds for one child process")
+    parse.add_argument(
+        "--timeout", type=float, default=600.0, metavar="S", help="seconds for one child process, not for the whole run"
+    )
     parse.add_argument("--python", default=sys.executable, help="interpreter that has torch and the engine")
     return parse
 
@@ -48,7 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(str(fault), USAGE)
     try:
         case = load_case(options.case)
-        model = None if unsupported(case) else _model(case, options.model)
+        model = None
+        if not unsupported(case):
+            check_plans(case)
+            model = _model(case, options.model)
         verdict = prove(
             case,
             options.pin_algo,
@@ -63,7 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
     except CaseError as fault:
         return _fail(str(fault), BAD_INPUT)
     except TrialError as fault:
-        return _fail(str(fault), INCONCLUSIVE)
+        for line in fault.stderr.splitlines() if os.environ.get("FORENSICS_DEBUG") else ():
+            _say(f"stderr: {line}")
+        return _fail(str(fault), fault.exit_code)
     except OSError as fault:
         return _fail(f"{options.output}: cannot write the verdict: {fault.strerror}", BAD_INPUT)
     except KeyboardInterrupt:
@@ -89,7 +96,9 @@ def _weights(model: Path | None) -> str | None:
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(f"replay: {line}\n")
+    """Write a line; what a case or a child put into it must not steer the terminal."""
+    shown = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
+    sys.stderr.write(f"replay: {shown}\n")
     sys.stderr.flush()
 
 

@@ -6,13 +6,18 @@ import difflib
 import functools
 import json
 import re
+import reprlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from replay.case import CaseError, launch_fault
+
 if TYPE_CHECKING:
-    from replay.case import Plan
+    from replay.case import Case, Plan
 
 FILE = "factors.v1.json"
+INTEGER = "-?[0-9]{1,18}"
+MAX_THREADS = 4096
 ARMS = ("incident", "reference")
 """Pin words that name an arm: every differing factor takes this arm's value."""
 
@@ -55,12 +60,25 @@ def check_pin(text: str) -> tuple[str, str] | str:
     return name, value
 
 
+def check_plans(case: Case) -> None:
+    """Check what both arms have on record. Raises CaseError that names the field; unknown factors may be there."""
+    for arm, plan in (("incident", case.incident.plan), ("reference", case.reference.plan)):
+        for name in sorted(plan.keys() & factors().keys()):
+            if not _allowed(plan[name], rule := factors()[name]["values"]):
+                raise CaseError(f"{arm}.plan.{name} cannot be {reprlib.repr(plan[name])}; allowed: {_describe(rule)}")
+        padding = sum(int(plan.get(name, 0)) for name in ("batch.left_pad", "batch.right_pad"))
+        if fault := launch_fault(int(plan.get("batch.rows", 1)), len(case.token_ids) + padding):
+            raise CaseError(f"{arm}.plan (batch.rows, batch.left_pad, batch.right_pad): {fault}")
+        if int(plan.get("cpu.threads", 1)) > MAX_THREADS:
+            raise CaseError(f"{arm}.plan.cpu.threads cannot be {plan['cpu.threads']}; allowed: up to {MAX_THREADS}")
+
+
 def _allowed(value: str, rule: dict[str, Any]) -> bool:
     if "enum" in rule:
         return value in rule["enum"]
     if "pattern" in rule:
         return re.search(rule["pattern"], value) is not None
-    return re.fullmatch(r"-?[0-9]+", value) is not None and int(value) >= rule.get("minimum", int(value))
+    return re.fullmatch(INTEGER, value) is not None and int(value) >= rule.get("minimum", int(value))
 
 
 def _describe(rule: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,11 +27,18 @@ if TYPE_CHECKING:
     from replay.case import Case, Plan
 
 CHILD = "replay.engines.transformers"
-STDERR_TAIL = 2000
+STDERR_TAIL = 20_000
+USAGE, BAD_INPUT, UNDECIDED = 2, 3, 4
+TOKEN_RULES = ("argmax", "argmax_lowest", "topk0")
+OUT_OF_MEMORY = "out of memory: run on a machine with more of it, or a case of a smaller model or launch"
 
 
 class TrialError(Exception):
-    """The child could not do its work; the message carries the end of its stderr."""
+    """The child could not do its work. `stderr`: all that it said, for who asks; `exit_code`: whose fault it is."""
+
+    def __init__(self, message: str, exit_code: int = UNDECIDED, stderr: str = "") -> None:
+        super().__init__(message)
+        self.exit_code, self.stderr = exit_code, stderr
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,11 @@ def unsupported(case: Case) -> str | None:
         return f"the case is of {batching} batching; this version runs static batches of transformers again"
     if float(case.decode_cfg.get("temperature") or 0) != 0:
         return "the request was sampled at a temperature above 0, and the generator's state is not on record"
+    rule, pinned = case.token_rule, case.incident.plan.get("token.rule")
+    if rule not in TOKEN_RULES:
+        return f"the case's token rule is {rule!r}; this version has {', '.join(TOKEN_RULES)}"
+    if rule == "topk0" != pinned:
+        return "the case's token rule is 'topk0', and the incident's plan does not hold token.rule=topk0"
     return None
 
 
@@ -124,10 +137,13 @@ def _run_child(
     with tempfile.TemporaryFile() as errors, tempfile.TemporaryDirectory() as only_us:
         # This package alone: the folder that it is installed in may hold another interpreter's torch.
         (Path(only_us) / "replay").symlink_to(Path(__file__).resolve().parent)
-        process = subprocess.Popen(
-            [python, "-m", CHILD],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=child_environment(only_us, variables),
-        )  # fmt: skip
+        try:
+            process = subprocess.Popen(
+                [python, "-m", CHILD],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=child_environment(only_us, variables),
+            )  # fmt: skip
+        except OSError as fault:
+            raise TrialError(f"{python} cannot be started (--python): {fault.strerror}", USAGE) from None
         late = threading.Event()
 
         def give_up() -> None:
@@ -145,20 +161,30 @@ def _run_child(
             process.wait()
             for pipe in (process.stdin, process.stdout):
                 pipe.close() if pipe else None
-        if late.is_set():
-            raise TrialError(f"no answer within {timeout:.0f} s (--timeout); {_tail(errors)}")
-        if missing := re.search(r"ModuleNotFoundError: No module named '(\w+)'", _tail(errors)):
-            raise TrialError(f"{python} has no {missing[1]}: name one that has torch and transformers with --python")
-        if code != 0 or len(traces) != len(plans) + len(repeat):
-            raise TrialError(
-                f"{python} -m {CHILD} ended with code {code} after {len(traces)} of {len(plans) + len(repeat)} trials; "
-                f"{_tail(errors)}"
-            )
+        _check_end(python, code, timeout if late.is_set() else None, len(traces), len(plans) + len(repeat), errors)
     first, last = traces[0], traces[-1]
     if len(traces) > 1 and first.refused is None:
         count = max(len(first.tokens), len(last.tokens))
         traces[0] = replace(first, repeatable=first.same_bits(last, count) and first.same_tokens(last, count))
     return traces[: len(plans)]
+
+
+def _check_end(python: str, code: int, late: float | None, answered: int, expected: int, errors: IO[bytes]) -> None:
+    """Raise TrialError unless the child did all of its work."""
+    errors.seek(0)
+    stderr = errors.read().decode("utf-8", "replace").strip()[-STDERR_TAIL:]
+    if late is not None:
+        what = "--timeout, which covers one child process: loading the model and all of its trials"
+        raise TrialError(f"no answer within {late:g} s ({what}); {_last_words(stderr)}", UNDECIDED, stderr)
+    if code == 0 and answered == expected:
+        return
+    if missing := re.search(r"ModuleNotFoundError: No module named '(\w+)'", _last_words(stderr)):
+        what = f"{python} has no {missing[1]}: name one that has torch and transformers with --python"
+        raise TrialError(what, USAGE, stderr)
+    if code == -signal.SIGKILL:
+        raise TrialError(f"the system ended {python} -m {CHILD}, most likely {OUT_OF_MEMORY}", BAD_INPUT, stderr)
+    what = f"{python} -m {CHILD} ended with code {code} after {answered} of {expected} trials"
+    raise TrialError(f"{what}; {_last_words(stderr)}", UNDECIDED, stderr)
 
 
 def _talk(process: subprocess.Popen[bytes], job: str, expected: int, say: Callable[[str], None]) -> list[Trace]:
@@ -172,7 +198,12 @@ def _talk(process: subprocess.Popen[bytes], job: str, expected: int, say: Callab
     host: dict[str, Any] = {}
     traces: list[Trace] = []
     for line in process.stdout:
-        document = json.loads(line)
+        try:
+            document = json.loads(line)
+        except ValueError:
+            continue  # cut off by the end of the child, which is looked at afterwards
+        if "fault" in document:
+            raise TrialError(document["fault"], BAD_INPUT)
         if "host" in document:
             host = document["host"]
             continue
@@ -189,7 +220,8 @@ def child_environment(root: str, variables: dict[str, str]) -> dict[str, str]:
     return inherited | {"PYTHONPATH": os.pathsep.join(kept), "HF_HUB_OFFLINE": "1"} | variables
 
 
-def _tail(errors: IO[bytes]) -> str:
-    errors.seek(0)
-    text = errors.read().decode("utf-8", "replace").strip()
-    return f"its stderr ends:\n{text[-STDERR_TAIL:]}" if text else "it wrote nothing to stderr"
+def _last_words(stderr: str) -> str:
+    """Return the line that says what went wrong: the last exception if there is one, else the last line."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    faults = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
+    return f"it said last: {(faults or lines)[-1]}" if lines else "it wrote nothing to stderr"

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PROMPT = (5, 6, 7, 8)
+RIVALS = {3: 9, 9: 3}
+"""Second-best token of a token; 99 for all others."""
 GREEDY = {"temperature": 0, "max_tokens": 8}
 
 
@@ -65,7 +67,8 @@ class Story:
             self.add(
                 "step", req_id=req_id, step=index, engine_step=self.engine_step, row=0, token_index=index,
                 token_id=token,
-                num_scheduled_tokens=scheduled, num_computed_tokens=computed, top_token_ids=[token, 99],
+                num_scheduled_tokens=scheduled, num_computed_tokens=computed,
+                top_token_ids=[token, RIVALS.get(token, 99)],
                 top_logits=[best, 19.875], margin=best - 19.875, logit_dtype="bfloat16", resumed=False,
                 queue_ms=0.5 if index == 0 else None, plan={"batch.row": 0}, **steps,
             )  # fmt: skip

@@ -12,9 +12,11 @@ import pytest
 
 from forensics.errors import ForensicsError
 from forensics.explain import Explanation, explain
+from forensics.incidents import incidents
 from forensics.load import load
 from forensics.reports import json as json_report
 from forensics.reports import markdown, terminal
+from forensics.timeline import Thresholds
 from tests.story import GREEDY, Story
 
 SCHEMA = Path(__file__).parent.parent / "schemas" / "explanation.v1.json"
@@ -210,9 +212,15 @@ def test_what_is_no_incident(tmp_path: Path, outputs: Any, fields: dict[str, Any
 
 
 def test_alone_on_record(tmp_path: Path) -> None:
-    found = told(tmp_path, Story().engine().request("load", A))
+    found = told(tmp_path, Story().engine(engine="transformers").request("load", A))
     assert (found.standing, found.exit_code, found.root_cause) == ("no_reference", 4, "undetermined")
     assert found.next_commands[0] == "forensics replay load"
+
+
+def test_alone_on_record_where_nothing_can_be_replayed(tmp_path: Path) -> None:
+    found = told(tmp_path, Story().engine().request("load", A, decode_cfg_applied=None))
+    assert found.next_commands == ("forensics contract load",)
+    assert "decode_cfg_applied" in {gap.field for gap in found.gaps}, "what is missing is named"
 
 
 def test_tags_find_the_flip_without_ids(tmp_path: Path) -> None:
@@ -287,16 +295,21 @@ def _rendered(report: Any, explanation: Explanation) -> str:
     return out.getvalue()
 
 
-def verdict_file(folder: Path, factor: str, outcome: str = "proven", reference: str = "idle-1") -> Path:
+def verdict_file(folder: Path, factor: str, outcome: str = "proven", reference: str = "idle-1", **changes: Any) -> Path:
     document = {
         "format": "forensics.verdict/1", "outcome": outcome, "claim": f"exchanging {factor} exchanges the results",
         "req_id": "load", "run_id": "run-1", "case_sha256": "c" * 64,
         "reference": {"run_id": "run-1", "req_id": reference, "synthetic": False},
-        "factors": [{"factor": factor, "incident": "4", "reference": "1"}], "trials": [{"name": "control"}, "odd"],
+        "factors": [{"factor": factor, "incident": "4", "reference": "1"}],
+        "trials": [
+            {"name": f"restored: incident with {factor} of the reference", "bits_equal": "reference"},
+            {"name": f"induced: reference with {factor} of the incident", "bits_equal": "incident"},
+            "odd",
+        ],
         "limits": ["one"], "controls": None,
     }  # fmt: skip
     path = folder / f"{outcome}-{factor}-{reference}.json"
-    path.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    path.write_text(json.dumps(document | changes, indent=1), encoding="utf-8")
     return path
 
 
@@ -305,8 +318,8 @@ def verdict_file(folder: Path, factor: str, outcome: str = "proven", reference: 
     [
         ("batch.rows", "proven", "idle-1", "proven", "proven"),
         ("gemm.k_split", "proven", "idle-1", "supported", "proven"),
-        ("batch.rows", "refuted", "idle-1", "supported", "consistent"),
-        ("batch.rows", "proven", "somebody-else", "supported", "consistent"),
+        ("batch.rows", "refuted", "idle-1", "supported", "supported"),
+        ("batch.rows", "proven", "somebody-else", "supported", "supported"),
     ],
 )
 def test_what_a_verdict_raises(
@@ -321,3 +334,112 @@ def test_what_a_verdict_raises(
     assert bool(found.verdicts) == (reference == "idle-1"), "a verdict against another reference says nothing here"
     for report in (terminal, markdown, json_report):
         assert (outcome in _rendered(report, found)) or not found.verdicts
+
+
+def test_silent_drift_is_said(tmp_path: Path) -> None:
+    story = Story().engine().request("idle", A).request("idle-2", A).request("load", A, rows=4, drift=0.25, at=1)
+    with story.tell(tmp_path) as store:
+        drifted, equal = explain(store, "load", "idle"), explain(store, "idle-2", "idle")
+    assert "differ from output token 1 on, in 3 of 4 tokens; none flipped" in drifted.headline
+    assert "equal bit for bit" in equal.headline
+    assert drifted.exit_code == equal.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"trials": []},
+        {"factors": []},
+        {"controls": [{"name": "incident reproduced", "passed": False, "detail": "no"}]},
+        {"trials": [{"name": "restored: incident with batch.rows of the reference", "bits_equal": "reference"}]},
+    ],
+)
+def test_the_word_proven_alone_proves_nothing(tmp_path: Path, changes: dict[str, Any]) -> None:
+    with loaded().tell(tmp_path) as store:
+        load([verdict_file(tmp_path, "batch.rows", **changes)], store, None)
+        found = explain(store, "load")
+    assert grades(found)["shape_class_change", "logit_drift"] == "supported"
+    assert any("no verdict on file proves it" in claim for claim in found.cannot_claim)
+
+
+def test_a_proof_counts_from_the_other_side_too(tmp_path: Path) -> None:
+    with loaded().tell(tmp_path) as store:
+        load([verdict_file(tmp_path, "batch.rows")], store, None)
+        found = explain(store, "idle-1", "load")
+    assert grades(found)["logit_drift", "token_flip"] == "proven"
+
+
+def test_a_tie_with_a_third_token_says_nothing_about_the_flip(tmp_path: Path) -> None:
+    story = loaded()
+    for record in story.records:
+        if record["kind"] == "step" and record.get("token_index") == 2 and record.get("top_token_ids"):
+            record |= {"top_token_ids": [record["token_id"], 77], "margin": 0.0}
+            record["top_logits"] = [record["top_logits"][0]] * 2
+    found = told(tmp_path, story)
+    assert found.flip is not None
+    assert (found.flip.target_margin, found.flip.tie) == (0.0, None)
+    assert "thin_margin" not in codes(found)
+    assert "thin_margin" in {gap.code for gap in found.gaps}
+
+
+def test_a_token_that_is_not_the_highest_logit_was_not_flipped_by_drift(tmp_path: Path) -> None:
+    story = loaded()
+    for record in story.records:
+        if record["kind"] == "step" and record["req_id"] == "load" and record["step"] == 2:
+            record["top_token_ids"] = [77, 9]
+    found = told(tmp_path, story)
+    assert grades(found)["logit_drift", "token_flip"] == "refuted"
+    assert found.root_cause == "undetermined"
+
+
+def test_a_named_reference_keeps_the_cohort_and_the_commands(tmp_path: Path) -> None:
+    chosen, named = told(tmp_path, loaded()), told(tmp_path, loaded(), against="idle-1")
+    assert chosen.reference is not None
+    assert chosen.reference.req_id == "idle-1"
+    assert grades(chosen) == grades(named)
+    assert all("--against=idle-1" in command for command in named.next_commands)
+
+
+def test_ids_that_look_like_something_else(tmp_path: Path) -> None:
+    evil = "-o $(touch pwned)\n```\x1b[31m"
+    story = Story().engine(engine="transformers").request("idle", A).request(evil, B, rows=2, drift=0.25)
+    found = told(tmp_path, story, req=evil)
+    text = _rendered(markdown, found)
+    assert "\x1b" not in text
+    assert "-- $'-o $(touch pwned)\\x0a```\\x1b[31m'" in text
+    assert "\n````sh\n" in text, "the block of commands has a longer fence"
+    assert text.rstrip().endswith("\n````")
+
+
+def test_a_request_is_found_by_run_and_id(tmp_path: Path) -> None:
+    one, two = Story("run-1").engine().request("a", A), Story("run-2").engine().request("a", A)
+    with one.tell(tmp_path, two) as store:
+        with pytest.raises(ForensicsError, match="run-1/a"):
+            explain(store, "a")
+        assert explain(store, "run-2/a").target.run_id == "run-2"
+
+
+def test_steps_without_a_request_record_are_not_denied(tmp_path: Path) -> None:
+    story = Story().engine().request("a", A)
+    story.records = [record for record in story.records if record["kind"] != "request"]
+    with story.tell(tmp_path) as store, pytest.raises(ForensicsError, match="has steps on record"):
+        explain(store, "a")
+
+
+def test_incidents_among_requests_that_said_nothing(tmp_path: Path) -> None:
+    story = loaded()
+    for name in ("running", "aborted", "queued"):
+        story.request(name, (), output_token_ids=None, output_token_ids_sha256=None, output_tokens=None)
+    with story.tell(tmp_path) as store:
+        (listed,) = incidents(store, Thresholds())
+    assert listed.incident.target.name == "load"
+
+
+def test_incidents_whose_output_stands_in_their_steps(tmp_path: Path) -> None:
+    story = loaded()
+    for record in story.records:
+        for name in ("output_token_ids", "output_token_ids_sha256"):
+            record.pop(name, None)
+    with story.tell(tmp_path) as store:
+        (listed,) = incidents(store, Thresholds())
+    assert listed.row()["flip at"] == 2

@@ -23,7 +23,7 @@ from forensics.reports import json as json_report
 from forensics.reports import markdown
 from forensics.store import Store
 from forensics.timeline import Thresholds
-from replay.case import load_case
+from replay.casefile import load_case
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

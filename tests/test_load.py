@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import os
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import forensics.filing
+from forensics.contract import kinds
+from forensics.digest import token_ids_sha256
 from forensics.errors import ForensicsError
 from forensics.ingest import jsonl
 from forensics.load import FileSummary, load
@@ -279,7 +282,7 @@ def test_cohorts(tmp_path: Path, store: Store) -> None:
     ]
     only(written(tmp_path / "a.jsonl", records), store)
     assert store.ask("cohorts")["req_id"].to_list() == ["a", "b"]
-    assert store.ask("cohorts")["output_tokens"].to_list() == [2, 2]
+    assert store.ask("cohorts")["output"].to_list() == [token_ids_sha256([1, 2]), token_ids_sha256([1, 3])]
     assert store.ask("asked_cohorts")["req_id"].to_list() == ["d", "e"]
     (row,) = store.ask("request", req_id="ext").to_dicts()
     assert store.ask("same_input", input_sha256=row["input_sha256"])["req_id"].to_list() == ["f", "a", "b", "c"]
@@ -310,6 +313,23 @@ def test_verdict(tmp_path: Path, store: Store, indent: int | None) -> None:
     assert json.loads(row["document"])["trials"] == [{"a": 1}]
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"format":"forensics.verdict/1"}', "a verdict without an outcome"),
+        ('{"format":"forensics.verdict/1","req_id":"a","outc', "a verdict that is torn or damaged"),
+        ('{\n "format": "forensics.verdict/1",\n "outc', "a verdict that is torn or damaged"),
+    ],
+)
+def test_a_torn_verdict_is_no_torn_line(tmp_path: Path, store: Store, text: str, said: str) -> None:
+    (tmp_path / "verdict.json").write_text(text)
+    before = contents(store)
+    with pytest.raises(ForensicsError, match=said) as error:
+        only(tmp_path / "verdict.json", store)
+    assert error.value.exit_code == 3
+    assert contents(store) == before
+
+
 def test_a_folder(tmp_path: Path, store: Store) -> None:
     folder = tmp_path / "logs"
     (folder / "b" / ".hidden").mkdir(parents=True)
@@ -329,6 +349,61 @@ def test_a_folder(tmp_path: Path, store: Store) -> None:
     assert store.ask("counts")["rows"].sum() == 2
 
 
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    logs, locked = tmp_path / "logs", tmp_path / "logs" / "locked"
+    locked.mkdir(parents=True)
+    written(locked / "1.jsonl", [step(1)])
+    written(logs / "a.jsonl", [step(0)])
+    scandir = os.scandir
+
+    def denied(folder: Any) -> Any:
+        if os.fspath(folder) == str(locked):
+            raise PermissionError(13, "Permission denied", str(locked))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    assert [(one.path, one.skipped) for one in load([logs], store)] == [
+        (str(logs / "a.jsonl"), None),
+        (str(locked), "cannot be read: Permission denied"),
+    ]
+    with pytest.raises(ForensicsError, match="nothing to read here: locked: cannot be read: Permission denied"):
+        load([locked], store)
+
+
+TIMES = sorted({(kind.name, name) for kind in kinds().values() for name in kind.times})
+
+
+@pytest.mark.parametrize(("kind", "name"), TIMES)
+def test_what_is_no_time_is_set_aside(tmp_path: Path, store: Store, kind: str, name: str) -> None:
+    needed = {"req_id": "a", "step": 0, "run_id": "r", "rank": 0, "op": "o", "what": "w", "name": "k", "ts": 1.0}
+    base = {"kind": kind, "engine_step": 0} | {one: needed[one] for one in kinds()[kind].required if one in needed}
+    values = [-1e12, -0.5, 1e11, 1e300, 1_700_000_000_000]
+    summary = only(written(tmp_path / "a.jsonl", [base | {name: value} for value in values]), store)
+    assert counts(summary) == (5, 0, 0, 0, 5)
+    reasons = store.ask("quarantined")["reason"].to_list()
+    assert reasons == [f"{name}: {float(value)} is no time in Unix seconds" for value in values]
+    assert only(written(tmp_path / "b.jsonl", [base | {name: 99_999_999_999.5}]), store).stored == 1
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({"kind": "request", "decode_cfg_applied": {"temperature": "0"}}, "temperature: a string where a number"),
+        ({"kind": "request", "decode_cfg_applied": {"temperature": True}}, "temperature: a boolean where a number"),
+        ({"kind": "engine", "observes": {"step": "resumed"}}, "observes: a string where an array of strings"),
+        ({"kind": "engine", "observes": {"step": [1]}}, "observes: an array where an array of strings"),
+        ({"kind": "request", "decode_cfg_applied": {"temperature": 0}}, None),
+        ({"kind": "request", "decode_cfg_applied": {"temperature": None, "x": "y"}}, None),
+        ({"kind": "engine", "observes": {"step": ["resumed"], "batch": None}}, None),
+        ({"kind": "event", "what": "w", "observes": 1, "decode_cfg_applied": 1}, None),
+    ],
+)
+def test_objects_that_we_read_into(tmp_path: Path, store: Store, record: dict[str, Any], said: str | None) -> None:
+    summary = only(written(tmp_path / "a.jsonl", [{"run_id": "r", "req_id": "a"} | record]), store)
+    assert summary.stored == (said is None)
+    assert all(str(said) in reason for reason in store.ask("quarantined")["reason"])
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -343,6 +418,14 @@ def test_a_folder(tmp_path: Path, store: Store) -> None:
         (b'[{"kind":"event"}]', "JSON, but not one record a line"),
         (b'{"format":"forensics.case/1"}', "JSON, but not one record a line"),
         (b"\x00\x01\x02", "binary data"),
+        ('{"kind":"event"}'.encode("utf-16"), "UTF-16 text; a log is UTF-8"),
+        (b"\xfe\xff" + '{"kind":"event"}'.encode("utf-16-be"), "UTF-16 text; a log is UTF-8"),
+        ('{"kind":"event"}'.encode("utf-32"), "UTF-32 text; a log is UTF-8"),
+        (b"\0\0\xfe\xff" + '{"kind":"event"}'.encode("utf-32-be"), "UTF-32 text; a log is UTF-8"),
+        (b'{\n "format": "forensics.verdict/1', "a torn verdict"),
+        (b'{"format":"forensics.verdict/2","req_id":"a"}', "a verdict of another version, forensics.verdict/2"),
+        (b'{\n "format": "forensics.verdict/2",\n "req_id"', "a verdict of another version, forensics.verdict/2"),
+        (gzip.compress(b'{"format":"forensics.verdict/1"}'), "gzip of a verdict; unpack it"),
     ],
 )
 def test_what_is_no_log(tmp_path: Path, store: Store, content: bytes, said: str) -> None:

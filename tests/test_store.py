@@ -34,7 +34,57 @@ def test_missing(tmp_path: Path) -> None:
     for how in ({}, {"read_only": True}):
         assert "forensics ingest PATH" in refused(tmp_path / "a.duckdb", **how).hint
     assert not list(tmp_path.iterdir())
-    refused(tmp_path / "no" / "such" / "a.duckdb", create=True)
+
+
+def test_the_folder_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "no" / "such" / "a.duckdb"
+    Store.open(path, create=True).close()
+    with Store.open(path, read_only=True) as store:
+        assert store.ask("sources").height == 0
+
+
+def test_what_is_out_of_reach_is_not_to_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("mine")
+    for path, how, said in (
+        (tmp_path, {"create": True}, "a folder, not a store"),
+        (tmp_path, {"read_only": True}, "a folder, not a store"),
+        (tmp_path / "file" / "a.duckdb", {"create": True}, "cannot be opened: File exists"),
+        (tmp_path / "file" / "b" / "a.duckdb", {"create": True}, "cannot be opened: Not a directory"),
+    ):
+        error = refused(path, **how)
+        assert said in error.message
+        assert error.hint == "choose another --db"
+
+    def denied(path: str, **_: Any) -> None:
+        raise duckdb.IOException(f'IO Error: Cannot open file "{path}": Permission denied')
+
+    monkeypatch.setattr(duckdb, "connect", denied)
+    error = refused(tmp_path / "a.duckdb", create=True)
+    assert "Permission denied" in error.message
+    assert error.hint == "choose another --db"
+
+
+def test_a_fault_of_the_disk_is_not_a_reason_to_remove(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "a.duckdb", create=True) as store:
+        for said, damaged in (("No space left on device", False), ("Corrupt database file: block 3", True)):
+            with pytest.raises(ForensicsError) as error, store.transaction():
+                raise duckdb.IOException(f"IO Error: {said}")
+            assert ("rm " in error.value.hint) is damaged
+
+
+@pytest.mark.parametrize("damage", ["a block", "the end"])
+def test_a_damaged_store_names_the_command_that_rebuilds(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "a.duckdb"
+    Store.open(path, create=True).close()
+    content = bytearray(path.read_bytes())
+    if damage == "a block":
+        content[12288 : 12288 + 64] = b"\xff" * 64
+    else:
+        del content[13000:]
+    path.write_bytes(content)
+    error = refused(path)
+    assert "in use" not in error.message
+    assert f"rm {path} && forensics ingest" in error.hint
 
 
 def test_created_once_and_opened_again(tmp_path: Path) -> None:

@@ -36,14 +36,16 @@ def detect(incident: Incident) -> Iterator[Finding | Gap]:
     if not differing:
         return
     first = differing[0]
-    shared = sorted({mate for ours, _ in differing for mate, _ in mates[0].get(ours["engine_step"], ())})
+    shared = {mate for ours, _ in differing for mate, _ in mates[0].get(ours["engine_step"], ())}
+    shared |= {mate for _, theirs in differing for mate, _ in mates[1].get(theirs["engine_step"], ())}
     yield Finding(
         "batch_recomposition", RUNG,
         f"in {len(differing)} steps up to the flip the launch was shared differently: "
         f"first {_say(mates[0], first[0])}, "
         f"the reference {_say(mates[1], first[1])}"
-        + (f"; {len(shared)} requests shared these launches in all" if shared else ""),
-        first[0]["step"], {"requests": shared[:50]}, _loads(mates[1], first[1]),
+        f"; {len(shared)} other requests shared these launches in all",
+        first[0]["step"], _loads(mates[0], first[0]), _loads(mates[1], first[1]),
+        steps=tuple(ours["step"] for ours, _ in differing),
         citations=target.cite(first[0]["step"]) + reference.cite(first[1]["step"]),
     )  # fmt: skip
 

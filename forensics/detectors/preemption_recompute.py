@@ -35,4 +35,5 @@ def detect(incident: Incident) -> Iterator[Finding | Gap]:
         f"{recomputed} tokens computed again in the {'target' if arm is target else 'reference'}",
         int(steps["step"][0]) if arm is target else 0, lived[0].height, lived[1].height,
         citations=arm.cite(int(steps["step"][0])),
+        steps=tuple(lived[0]["step"].to_list()),
     )  # fmt: skip

@@ -26,7 +26,7 @@ def detect(incident: Incident) -> Iterator[Finding | Gap]:
         yield Finding(
             "prefix_cache_hit", RUNG,
             f"{cached[0]} prompt tokens came from the prefix cache, {cached[1]} in the reference",
-            0, cached[0], cached[1], citations=target.cite(0) + reference.cite(0),
+            0, cached[0], cached[1], steps=(0,), citations=target.cite(0) + reference.cite(0),
         )  # fmt: skip
 
 

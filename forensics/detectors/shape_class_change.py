@@ -38,5 +38,6 @@ def detect(incident: Incident) -> Iterator[Finding | Gap]:
         ours["step"] if ours else 0,
         shape_class(ours) if ours else None, shape_class(theirs) if theirs else None,
         how="derived",
+        steps=tuple(pair[1]["step"] for pair in differing if pair[1]),
         citations=(target.cite(ours["step"]) if ours else ()) + (reference.cite(theirs["step"]) if theirs else ()),
     )  # fmt: skip

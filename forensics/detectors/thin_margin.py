@@ -16,26 +16,23 @@ SEEN = "real engine"
 
 
 def detect(incident: Incident) -> Iterator[Finding | Gap]:
-    """Class the smaller of the two margins at the flip; a clear margin is no finding here."""
+    """Class the smaller distance between the two candidates; a third token's tie says nothing about this flip."""
     flip = incident.flip
     if flip is None:
         yield Gap("thin_margin", "step.token_id or step.token_tag", "at which token the outputs part")
         return
     if flip.tie is None:
-        yield Gap("thin_margin", "step.top_logits and step.logit_dtype", "how close the decision was")
+        missing = "step.logit_dtype" if flip.target_gap is not None else "both candidates among step.top_logits"
+        yield Gap("thin_margin", missing, "how close the two candidates were")
         return
     if flip.tie == "clear":
         return
-    arms = (("target", flip.target_margin, flip.target_ulps), ("reference", flip.reference_margin, flip.reference_ulps))
-    stated = ", ".join(
-        f"{margin:.4g} logits{f' ({ulps:.3g} {flip.dtype} ulp)' if ulps is not None else ''} in the {name}"
-        for name, margin, ulps in arms
-        if margin is not None
-    )
+    arms = (("target", flip.target_gap), ("reference", flip.reference_gap))
+    stated = ", ".join(f"{gap:.4g} logits in the {name}" for name, gap in arms if gap is not None)
     target, reference = incident.arms()
     citations = target.cite(flip.target_step) + reference.cite(flip.reference_step)
     yield Finding(
-        "thin_margin", RUNG, f"{flip.tie} at the flip: top-1 led by {stated}",
+        "thin_margin", RUNG, f"{flip.tie} of the two candidates: the arm's own token led the other one by {stated}",
         flip.target_step if flip.target_step is not None else 0,
-        flip.target_margin, flip.reference_margin, citations=citations,
+        flip.target_gap, flip.reference_gap, citations=citations,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ class Entry(NamedTuple):
     """One record of a file, or why there is none in its place.
 
     `line` counts from 1. `offset` counts bytes of the unpacked file, or rows. `position`: bytes of the file read so
-    far. `raw`: the bytes as they stand; None where a record has none of its own (a row of a columnar file).
+    far. `raw`: the bytes as they stand; None where `rendered` gives them (a row of a columnar file has none).
     """
 
     line: int
@@ -26,6 +27,14 @@ class Entry(NamedTuple):
     raw: bytes | None
     record: dict[str, Any] | Rejected
     position: int
+
+
+def rendered(record: dict[str, Any]) -> bytes:
+    """Return the JSON that stands in for a record without bytes of its own, with what JSON cannot hold as text."""
+    try:
+        return json.dumps(record, default=str).encode()
+    except (TypeError, ValueError):  # a key that is neither a string nor a number
+        return ascii(record).encode()
 
 
 class Format(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import TYPE_CHECKING, Final
 
 from forensics.compression import Broken, pieces, unpacked_head
@@ -17,6 +18,7 @@ MAX_LINE_BYTES: Final = 16 << 20
 KEPT_OF_A_LONG_LINE: Final = 64 << 10
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 NAMES_OF_A_RECORD: Final = (b'"kind"', b'"req_id"')
+DOCUMENT: Final = re.compile(rb'"format"\s*:\s*"forensics\.')
 
 
 def detect(head: bytes) -> bool:
@@ -33,7 +35,8 @@ def detect(head: bytes) -> bool:
                 continue
             # A document of ours on one line is an object too, and no log.
             return not str(record.get("format", "")).startswith("forensics.")
-    return any(name in line for line in lines if line.startswith(b"{") for name in NAMES_OF_A_RECORD)
+    torn = [line for line in lines if line.startswith(b"{") and not DOCUMENT.search(line)]
+    return any(name in line for line in torn for name in NAMES_OF_A_RECORD)
 
 
 def read(path: Path, size: int) -> Iterator[Entry]:

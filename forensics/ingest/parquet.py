@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from forensics.contract import kind_of, kinds
 from forensics.errors import BAD_INPUT, ForensicsError
-from forensics.ingest import Entry
+from forensics.ingest import Entry, rendered
 from forensics.values import TYPES, Rejected, parse_any
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MAGIC: Final = b"PAR1"
 ROWS_AT_ONCE: Final = 4096
+NOT_JSON: Final = (KeyError, TypeError, ValueError)
 
 
 def detect(head: bytes) -> bool:
@@ -34,10 +35,11 @@ def read(path: Path, size: int) -> Iterator[Entry]:
             total = max(file.metadata.num_rows, 1)
             line = 0
             for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
-                for record in _records(batch):
+                for record, rejected in _records(batch):
                     line += 1
-                    opened = record if isinstance(record, Rejected) else _opened(record, kind)
-                    yield Entry(line, line - 1, None, opened, size * line // total)
+                    opened = rejected or _opened(record, kind)
+                    raw = rendered(record) if isinstance(opened, Rejected) else None
+                    yield Entry(line, line - 1, raw, opened, size * line // total)
     except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as fault:
         said = (str(fault).splitlines() or [type(fault).__name__])[0]
         message = f"{path}: Parquet that cannot be read: {said}"
@@ -56,15 +58,33 @@ def _kind_of_file(schema: Any) -> str | None:
     return fitting[0] if len(fitting) == 1 else None
 
 
-def _records(batch: Any) -> Iterator[dict[str, Any] | Rejected]:
+def _records(batch: Any) -> Iterator[tuple[dict[str, Any], Rejected | None]]:
+    """Yield every row, and why it is none where a value cannot be a Python one."""
     try:
-        yield from batch.to_pylist(maps_as_pydicts="strict")
-    except (KeyError, ValueError, UnicodeDecodeError):  # one value cannot be a Python one: find its row
-        for index in range(batch.num_rows):
-            try:
-                yield batch.slice(index, 1).to_pylist(maps_as_pydicts="strict")[0]
-            except (KeyError, ValueError) as fault:
-                yield Rejected(f"a value that is not JSON: {(str(fault).splitlines() or ['?'])[0][:200]}")
+        rows = batch.to_pylist(maps_as_pydicts="strict")
+    except NOT_JSON:
+        rows = None
+    if rows is not None:
+        yield from ((row, None) for row in rows)
+        return
+    for index in range(batch.num_rows):
+        row = batch.slice(index, 1)
+        try:
+            yield row.to_pylist(maps_as_pydicts="strict")[0], None
+        except NOT_JSON as fault:
+            said = (str(fault).splitlines() or ["?"])[0][:200]
+            yield _as_it_stands(row), Rejected(f"a value that is not JSON: {said}")
+
+
+def _as_it_stands(row: Any) -> dict[str, Any]:
+    """Return a row value by value, one that cannot be a Python one as what Arrow shows of it."""
+    values: dict[str, Any] = {}
+    for name, column in zip(row.schema.names, row.columns, strict=True):
+        try:
+            values[name] = column[0].as_py()
+        except NOT_JSON:
+            values[name] = str(column)
+    return values
 
 
 def _opened(record: dict[str, Any], kind: str | None) -> dict[str, Any] | Rejected:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from forensics.errors import BAD_INPUT, ForensicsError
 from forensics.ingest import Entry
-from forensics.values import Rejected, parse
+from forensics.values import Rejected, found, parse, shown
+from replay.prove import OUTCOMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
 
 FORMAT: Final = "forensics.verdict/1"
 MAX_BYTES: Final = 64 << 20
+FIELDS: Final = {
+    **dict.fromkeys(("req_id", "run_id", "case_sha256"), (str, "a string")),
+    "reference": (dict, "an object"),
+    **dict.fromkeys(("factors", "trials", "controls", "limits"), (list, "an array")),
+}
+"""What a field is, unless it is absent or null. What is in an array is left to the reader of the verdict."""
 _STATED: Final = re.compile(rb'"format"\s*:\s*"forensics\.verdict/1"')
 
 
@@ -32,10 +39,26 @@ def read(path: Path, size: int) -> Iterator[Entry]:
     try:
         document = parse(raw)
     except Rejected as rejected:
-        raise ForensicsError(f"{path}: a verdict that cannot be read: {rejected.reason}", BAD_INPUT, _HINT) from None
-    if document.get("format") != FORMAT or not isinstance(document.get("outcome"), str):
-        raise ForensicsError(f"{path}: a verdict without an outcome", BAD_INPUT, _HINT)
+        message = f"{path}: a verdict that is torn or damaged: {rejected.reason}"
+        raise ForensicsError(message, BAD_INPUT, _HINT) from None
+    wrong = _fault(document)
+    if wrong is not None:
+        raise ForensicsError(f"{path}: a verdict {wrong}", BAD_INPUT, _HINT)
     yield Entry(1, 0, raw, document, size)
+
+
+def _fault(document: dict[str, Any]) -> str | None:
+    """Return what is wrong with a document that should be a verdict, or None."""
+    outcome = document.get("outcome")
+    if document.get("format") != FORMAT or not isinstance(outcome, str):
+        return "without an outcome"
+    if outcome not in OUTCOMES:
+        return f"whose outcome is none that we know: {shown(outcome)}"
+    for name, (kind, wanted) in FIELDS.items():
+        value = document.get(name)
+        if value is not None and type(value) is not kind:
+            return f"whose {name} is {found(value)} where {wanted} should be"
+    return None
 
 
 _HINT: Final = "make it again with `python -m replay case.json -o verdict.json`"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import re
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
-from forensics.text import code, markdown
+from forensics.text import code, command, markdown, moment, shell
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -33,7 +34,7 @@ def _review(explanation: Explanation, picture: str | None) -> Iterator[str]:
         yield _flip(explanation)
     if picture is not None:
         yield "## Timeline"
-        yield f"![Request rows, launch tokens, regime and margin by output token, both arms]({picture}.svg)"
+        yield f"![Request rows, launch tokens, regime and margin by output token, both arms]({quote(picture)}.svg)"
         yield f"The same picture as PNG: {code(picture + '.png')}."
         yield _spans(explanation)
     if explanation.findings:
@@ -52,7 +53,7 @@ def _review(explanation: Explanation, picture: str | None) -> Iterator[str]:
     yield "## What we cannot claim"
     yield _bullets(markdown(claim) for claim in explanation.cannot_claim) or "No reservation applies."
     yield "## Commands to reproduce"
-    yield "```sh\n" + "\n".join(_commands(explanation)) + "\n```"
+    yield _fenced(_commands(explanation))
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -76,11 +77,7 @@ def _subjects(explanation: Explanation) -> str:
         return [name, *(code("not on record" if getattr(arm, pick) is None else getattr(arm, pick)) for arm in arms)]
 
     def arrived(arm: Subject) -> str:
-        return (
-            "not on record"
-            if arm.arrival_ts is None
-            else f"{datetime.fromtimestamp(arm.arrival_ts, UTC):%Y-%m-%d %H:%M:%S.%f}Z"
-        )
+        return moment(arm.arrival_ts)
 
     return _table(
         ["", "target", "reference"][: len(arms) + 1],
@@ -107,12 +104,14 @@ def _flip(explanation: Explanation) -> str:
         ["", "target", "reference"],
         [
             ["token", code(flip.target_token), code(flip.reference_token)],
-            ["margin, logits", said(flip.target_margin), said(flip.reference_margin)],
-            [f"margin, {flip.dtype or 'unknown dtype'} ulp", said(flip.target_ulps), said(flip.reference_ulps)],
+            ["top-2 margin, logits", said(flip.target_margin), said(flip.reference_margin)],
+            [f"top-2 margin, {flip.dtype or 'unknown dtype'} ulp", said(flip.target_ulps), said(flip.reference_ulps)],
+            ["lead over the other arm's token, logits", said(flip.target_gap), said(flip.reference_gap)],
         ],
     )
     moved = "" if flip.drift is None else f" The two candidates moved {abs(flip.drift):.6g} logits against each other."
-    return f"First difference: output token {flip.token_index}, {flip.tie or 'margin not on record'}.{moved}\n\n{table}"
+    tie = f"{flip.tie} of the two candidates" if flip.tie else "how close the two candidates were is not on record"
+    return f"First difference: output token {flip.token_index}, {tie}.{moved}\n\n{table}"
 
 
 def _spans(explanation: Explanation) -> str:
@@ -199,15 +198,15 @@ def _verdicts(explanation: Explanation) -> Iterator[str]:
 
 
 def _commands(explanation: Explanation) -> list[str]:
-    against = f" --against {explanation.reference.req_id}" if explanation.reference else ""
-    name = explanation.target.req_id
+    """Return what to paste to see the same. Names come from a log that nobody trusts: each is one quoted word."""
+    against = [f"--against={explanation.reference.req_id}"] if explanation.reference else []
     sources = {arm.citation.path for arm in (explanation.target, explanation.reference) if arm}
-    commands = [f"forensics ingest {_quoted(path)}" for path in sorted(sources)]
-    return [*commands, f"forensics explain {_quoted(name)}{against}", *explanation.next_commands]
+    commands = [f"forensics ingest {shell(path)}" for path in sorted(sources)]
+    return [*commands, command("explain", *against, request=explanation.target.req_id), *explanation.next_commands]
 
 
-def _quoted(text: str) -> str:
-    """Return text as one shell word; names come from a log that nobody trusts."""
-    import shlex
-
-    return shlex.quote("".join(char if char.isprintable() else "?" for char in text))
+def _fenced(lines: list[str]) -> str:
+    """Return a code block whose fence is longer than any run of backticks inside."""
+    longest = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return "\n".join([f"{fence}sh", *lines, fence])

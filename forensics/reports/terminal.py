@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from forensics.text import printable
+from forensics.text import moment, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from forensics.lane import Lane
 
 WIDTH = 100
-AXIS = WIDTH - 14
+AXIS = WIDTH - 15
 BARS = "▁▂▃▄▅▆▇█"
 LETTERS = {
     "normal": "·", "queue_degraded": "q", "memory_pressured": "m", "paging": "P", "memory_evaporation": "E",
@@ -36,8 +35,8 @@ def render(explanation: Explanation, out: TextIO) -> None:
     style = {"divergence": "bold red", "same": "bold green"}.get(explanation.standing, "bold")
     console.print(Text(printable(explanation.headline, 1000), style=style))
     screen = Table.grid(padding=(0, 2))
-    screen.add_column(width=10, justify="right", style="bold", no_wrap=True)
-    screen.add_column(width=WIDTH - 12, overflow="fold")
+    screen.add_column(width=11, justify="right", style="bold", no_wrap=True)
+    screen.add_column(width=WIDTH - 13, overflow="fold")
     for name, value in _screen(explanation):
         screen.add_row(name, value)
     with console.capture() as drawn:
@@ -71,11 +70,7 @@ def _plain(value: str, style: str = "") -> Text:
 
 
 def _subject(subject: Subject) -> str:
-    when = (
-        ""
-        if subject.arrival_ts is None
-        else f" at {datetime.fromtimestamp(subject.arrival_ts, UTC):%Y-%m-%d %H:%M:%SZ}"
-    )
+    when = "" if subject.arrival_ts is None else f" at {moment(subject.arrival_ts)}"
     known = [
         subject.engine,
         subject.engine_version,
@@ -83,7 +78,9 @@ def _subject(subject: Subject) -> str:
         subject.dtype,
     ]
     name = subject.req_id + (f" ({subject.external_req_id})" if subject.external_req_id else "")
-    load = f", at most {subject.max_rows} rows, {subject.max_launch_tokens} tokens a launch" if subject.max_rows else ""
+    most = [f"{subject.max_rows} rows"] if subject.max_rows is not None else []
+    most += [f"{subject.max_launch_tokens} tokens a launch"] if subject.max_launch_tokens is not None else []
+    load = f", at most {', '.join(most)}" if most else ""
     return f"{name}{when} · {' '.join(part for part in known if part)}{load}"
 
 
@@ -96,9 +93,10 @@ def _flip(flip: Flip) -> str:
         )
         if margin is not None
     ]
-    margins = f"margins {', '.join(arms)} {flip.dtype or ''} ({flip.tie})" if arms else "margins not on record"
-    drift = f"; candidates moved {abs(flip.drift):.4g} logits" if flip.drift is not None else ""
-    return f"token {flip.token_index}: {flip.target_token} ≠ {flip.reference_token}; {margins}{drift}"
+    margins = f"top-2 margins {', '.join(arms)} {flip.dtype or ''}" if arms else "margins not on record"
+    drift = f"; the candidates moved {flip.drift:.4g} logits against each other" if flip.drift is not None else ""
+    tie = f"{flip.tie} of the two" if flip.tie else "how close the two were is not on record"
+    return f"token {flip.token_index}: {flip.target_token} ≠ {flip.reference_token}; {tie}; {margins}{drift}"
 
 
 def _timeline(explanation: Explanation) -> Iterator[tuple[str, Text]]:

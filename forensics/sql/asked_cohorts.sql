@@ -13,7 +13,7 @@ drifting as (
 )
 select k.asked_sha256, k.served_model, k.input_sha256, k.run_id, k.replica_id, k.req_id, k.external_req_id,
        k.arrival_ts, k.effective_token_ids_sha256, k.effective_tokens, k.truncated, k.trunc_reason,
-       k.decode_cfg_requested, k.decode_cfg_applied, k.output_token_ids_sha256,
+       k.decode_cfg_requested, k.decode_cfg_applied, k.output_token_ids_sha256, k.output_token_ids_sha256 as output,
        coalesce(k.output_tokens, len(k.output_token_ids)) as output_tokens, k.finish_reason,
        s.path as source_path, k.line
 from known k

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from replay.case import Case, Plan, case_from
+from replay.case import Case, CaseError, Plan
+from replay.casefile import case_from
 from replay.engines.transformers_facts import dtype_name
 from replay.engines.transformers_hooks import Call, Launch, row_sha256, top_logits
 from replay.engines.transformers_hooks import install as watch
@@ -22,7 +23,7 @@ from replay.engines.transformers_launch import PaddedBatch, build
 from replay.engines.transformers_record import install, plan_facts, request_ids
 from replay.factors import Evidence, Setup, Unpinnable, factor
 from replay.host import facts, torch_facts
-from replay.trial import Trace
+from replay.trial import OUT_OF_MEMORY, Trace
 
 __all__ = ["Engine", "install", "main", "plan_facts", "request_ids"]
 
@@ -44,11 +45,19 @@ class Engine:
         return self.trial
 
     def load(self, dtype: str) -> Any:
-        """Return the model in a dtype, loaded once."""
+        """Return the model in a dtype, loaded once. Raises CaseError when it cannot be read."""
         if dtype not in self.models:
             from transformers import AutoModelForCausalLM, GenerationConfig
 
-            model = AutoModelForCausalLM.from_pretrained(self.model_path, dtype=getattr(torch, dtype)).eval()
+            if not isinstance(known := getattr(torch, dtype, None), torch.dtype):
+                raise CaseError(f"engine.dtype: torch knows no dtype {dtype!r}")
+            try:
+                model = AutoModelForCausalLM.from_pretrained(self.model_path, dtype=known).eval()
+            except Exception as fault:
+                if out_of_memory(fault):
+                    raise
+                why = f"{type(fault).__name__}: {next(iter(str(fault).strip().splitlines()), '')}"
+                raise CaseError(f"no model can be loaded from {self.model_path} ({why}); see --model DIR") from None
             model.generation_config = GenerationConfig()  # the request's configuration decides, not the model's
             self.models[dtype] = model.to("cuda") if torch.cuda.is_available() else model
         return self.models[dtype]
@@ -166,16 +175,33 @@ class Trial:
 
 
 def main() -> int:
-    """Read the job, run its plans, write one line each. Everything that libraries print goes to stderr."""
+    """Read the job, run its plans, write one line each. Everything that libraries print goes to stderr.
+
+    What the input is to blame for is answered with a line of its own: {"fault": what and what to do}.
+    """
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     job = json.loads(sys.stdin.buffer.read())
-    engine = Engine(case_from(job["case"], "stdin"), job["model_path"])
     with answers:
-        _send(answers, {"host": facts() | {"torch": torch_facts()}})
-        for plan in job["plans"]:
-            _send(answers, {"trace": asdict(engine.run(plan))})
+        try:
+            engine = Engine(case_from(job["case"], "case"), job["model_path"])
+            _send(answers, {"host": facts() | {"torch": torch_facts()}})
+            for plan in job["plans"]:
+                _send(answers, {"trace": asdict(engine.run(plan))})
+        except CaseError as fault:
+            _send(answers, {"fault": str(fault)})
+        except (MemoryError, RuntimeError) as fault:
+            if not out_of_memory(fault):
+                raise
+            _send(answers, {"fault": OUT_OF_MEMORY})
     return 0
+
+
+def out_of_memory(fault: Exception) -> bool:
+    """Return whether a device or the host had no memory left; torch says so in words."""
+    return isinstance(fault, MemoryError) or any(
+        words in str(fault) for words in ("out of memory", "can't allocate memory")
+    )
 
 
 def _send(file: Any, document: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from replay.case import CaseError, launch_fault
 from replay.factors import Setup, Unpinnable
 
 if TYPE_CHECKING:
@@ -27,10 +28,12 @@ class PaddedBatch:
 
 
 def build(case: Case, setup: Setup, vocabulary: int, pad_id: int) -> PaddedBatch:
-    """Return the batch, or raise Unpinnable when the pinned factors contradict each other."""
+    """Return the batch. Raises Unpinnable when the pins contradict each other, CaseError for ids of another model."""
     if setup.row >= setup.rows:
         raise Unpinnable(f"batch.row={setup.row}: a launch of {setup.rows} rows has no such row")
     width = setup.left_pad + len(case.token_ids)
+    if fault := launch_fault(setup.rows, width):
+        raise Unpinnable(f"batch.rows={setup.rows}, batch.left_pad={setup.left_pad}: {fault}")
     recorded = next((rows for arm in (case.incident, case.reference) if (rows := _recorded(arm, setup, width))), None)
     kind = setup.neighbours or ("recorded" if recorded is not None else "random")
     if kind == "recorded" and recorded is not None and setup.neighbours is None and setup.mask_path == "implicit":
@@ -46,11 +49,22 @@ def build(case: Case, setup: Setup, vocabulary: int, pad_id: int) -> PaddedBatch
         filler = torch.randint(vocabulary, (setup.rows - 1, width), generator=generator)
         others = [tuple(ids) for ids in filler.tolist()]
     rows = [*others[: setup.row], case.token_ids, *others[setup.row :]]
+    _check_vocabulary(case, rows, vocabulary)
     ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows])
     padding = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
     if setup.mask_path == "implicit" and not bool(padding.all()):
         raise Unpinnable("batch.mask_path=implicit: a launch with left padding needs an explicit mask")
     return PaddedBatch(ids, padding, setup.row, kind if setup.rows > 1 else "none", recorded)
+
+
+def _check_vocabulary(case: Case, rows: list[tuple[int, ...]], vocabulary: int) -> None:
+    for row in rows:
+        if row and max(row) >= vocabulary:
+            name = "token_ids" if row is case.token_ids else "rows of a neighbour's ids"
+            raise CaseError(
+                f"{name}: {max(row)} is outside the vocabulary of this model (0 to {vocabulary - 1}); "
+                "give the model that the incident ran on with --model DIR"
+            )
 
 
 def _recorded(arm: Arm, setup: Setup, width: int) -> list[tuple[int, ...]] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -128,6 +129,44 @@ def test_a_bad_value_costs_its_own_row_only(tmp_path: Path) -> None:
         assert (summary.read, summary.stored, summary.quarantined) == (3, 1, 2)
 
 
+@pytest.mark.parametrize(
+    ("columns", "said", "kept"),
+    [
+        ({"new": ["x"], "step": [1]}, "no kind", {"new": "x", "step": 1}),
+        ({"kind": ["?"], "new": [b"x"]}, "unknown kind '?'", {"kind": "?", "new": "b'x'"}),
+        (
+            {"kind": ["event"], "what": ["w"], "detail": ['{"a":']},
+            "not JSON",
+            {"kind": "event", "what": "w", "detail": '{"a":'},
+        ),
+        (
+            {"req_id": ["a"], "plan": pa.array([[("a", "1"), ("a", "2")]], pa.map_(pa.string(), pa.string()))},
+            "a value that is not JSON",
+            {"req_id": "a", "plan": [["a", "1"], ["a", "2"]]},
+        ),
+    ],
+)
+def test_a_rejected_row_keeps_its_json(tmp_path: Path, columns: Any, said: str, kept: dict[str, Any]) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table(columns), path)
+    with Store.in_memory() as store:
+        assert load([path], store)[0].quarantined == 1
+        (row,) = store.ask("quarantined").to_dicts()
+    assert said in row["reason"]
+    assert json.loads(row["bytes"]) == kept
+    assert row["length"] == len(row["bytes"])
+    assert row["sha256"] == hashlib.sha256(row["bytes"]).hexdigest()
+
+
+def test_keys_that_json_does_not_have(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    new = pa.array([[(datetime.date(2026, 1, 1), 1)]], pa.map_(pa.date32(), pa.int64()))
+    pq.write_table(pa.table({"req_id": ["a"], "step": [0], "new": new}), path)
+    with Store.in_memory() as store:
+        assert load([path], store)[0].quarantined == 1
+        assert b"datetime.date(2026, 1, 1)" in store.ask("quarantined")["bytes"][0]
+
+
 @pytest.mark.parametrize("text", ['{"a":1,"a":2}', "{", "1", '1,"b":2'])
 def test_an_object_as_text_must_be_one(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.parquet"
@@ -175,7 +214,11 @@ def records(draw: st.DrawFn) -> dict[str, Any]:
     record: dict[str, Any] = {"kind": kind}
     for name in names:
         field = schema.fields[name].type
-        if field.label == "an object":
+        if name in schema.times:
+            record[name] = draw(st.floats(0, 9e10) | st.integers(0, 10**10))
+        elif name == "observes":
+            record[name] = draw(st.dictionaries(VALUES["VARCHAR"], VALUES["VARCHAR[]"], max_size=3))
+        elif field.label == "an object":
             record[name] = draw(OBJECT)
         elif field.label == "an array of objects":
             record[name] = draw(st.lists(OBJECT, max_size=2))

@@ -53,6 +53,30 @@ def test_broken(tmp_path: Path, text: str) -> None:
     assert str(path) in error.value.message
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"outcome": "certain"}, {"req_id": 1}, {"run_id": ["r"]}, {"case_sha256": {}}, {"reference": "idle-1"},
+        {"factors": "batch.rows"}, {"trials": {}}, {"controls": 1}, {"limits": "one"},
+    ],
+)  # fmt: skip
+def test_a_field_of_another_form_is_named(tmp_path: Path, wrong: dict[str, object]) -> None:
+    path = tmp_path / "v.json"
+    path.write_text(json.dumps(WHOLE | wrong))
+    (name,) = wrong
+    with pytest.raises(ForensicsError, match=f"a verdict whose {name} is ") as error:
+        list(verdict.read(path, path.stat().st_size))
+    assert error.value.exit_code == 3
+
+
+def test_null_is_absent_and_lists_are_not_looked_into(tmp_path: Path) -> None:
+    path = tmp_path / "v.json"
+    whole = WHOLE | dict.fromkeys(verdict.FIELDS) | {"trials": [{"name": "control"}, "odd"], "null": None}
+    path.write_text(json.dumps(whole))
+    (entry,) = verdict.read(path, path.stat().st_size)
+    assert entry.record == whole
+
+
 def test_too_large(tmp_path: Path) -> None:
     with pytest.raises(ForensicsError, match="larger than 64 MiB"):
         list(verdict.read(tmp_path / "v.json", verdict.MAX_BYTES + 1))

@@ -10,7 +10,7 @@ import torch
 from from_log import case as case_of
 
 from replay.__main__ import main
-from replay.case import load_case
+from replay.casefile import load_case
 from replay.engines.transformers import plan_facts, request_ids
 from replay.factors import Setup, gemm_k_split
 from replay.prove import prove

@@ -7,7 +7,8 @@ import jsonschema
 import pytest
 from replay_worlds import INCIDENT, REFERENCE, World, both_needed, by, flaky, make_case
 
-from replay.case import Arm, TokenStep, case_from
+from replay.case import Arm, TokenStep
+from replay.casefile import case_from
 from replay.catalogue import PinError
 from replay.prove import OUTCOMES, prove
 from replay.record import token_ids_sha256

@@ -71,16 +71,16 @@ def test_a_child_that_hangs_is_ended_in_time(stub):
 
 
 def test_an_interrupt_ends_the_child(stub, tmp_path):
-    linger = ANSWER + f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\nimport time; time.sleep(60)"
+    here = f"import os; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n"
+    linger = here + ANSWER + "import time; time.sleep(60)"
 
     def interrupt(_line):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run_trials(make_case(), [PLAN], model_path="m", python=stub(linger), say=interrupt)
-    if (tmp_path / "pid").exists():
-        with pytest.raises(ProcessLookupError):
-            os.kill(int((tmp_path / "pid").read_text()), 0)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 def test_the_recorder_does_not_leak_into_children(monkeypatch):
