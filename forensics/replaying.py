@@ -52,7 +52,11 @@ def replay(case: Case, folder: Path, python: str, arguments: Sequence[str]) -> R
     child = subprocess.run(command, check=False)
     if not fresh.exists():
         code = child.returncode if child.returncode in (2, 3, 4, 130) else 3
-        hint = f"the case is at {case_path}; to run it elsewhere: python -m replay {case_path.name} -o verdict.json"
+        hint = (
+            ""
+            if code == 2
+            else f"the case is at {case_path}; to run it elsewhere: python -m replay {case_path.name} -o verdict.json"
+        )
         raise ForensicsError("the replay gave no verdict (its own message is above)", code, hint)
     content = fresh.read_bytes()
     verdict_path = folder / f"verdict-{stem}-{hashlib.sha256(content).hexdigest()[:8]}.json"

@@ -192,7 +192,55 @@ def test_interrupt_keeps_nothing_half_done(told: Shell) -> None:
     _, err = child.communicate(timeout=30)
     assert child.returncode == 130
     assert "Traceback" not in err
+    assert "interrupted" in err
     code_after, out, _ = told("ingest", "log.jsonl", "--format", "json")
     assert code_after == 0
     assert json.loads(out)[0]["stored"] == 0
     assert told("explain", "many")[0] == 2, "nothing of the interrupted file is in the store"
+
+
+def test_a_failed_first_ingest_leaves_no_store(shell: Shell) -> None:
+    assert shell("ingest", "nothing-here.jsonl", "--db", "new/one.duckdb")[0] == 3
+    assert not (shell.folder / "new/one.duckdb").exists()
+    code, _, err = shell("explain", "a", "--db", "new/one.duckdb")
+    assert (code, "forensics ingest" in err) == (3, True)
+
+
+def test_a_store_may_stand_in_a_folder_that_is_not_there_yet(shell: Shell) -> None:
+    Story().engine().request("a", A).write(shell.folder / "log.jsonl")
+    assert shell("ingest", "log.jsonl", "--db", "deep/down/one.duckdb")[0] == 0
+    assert shell("contract", "a", "--db", "deep/down/one.duckdb")[0] == 0
+
+
+@pytest.mark.parametrize("out", ["forensics.duckdb", "log.jsonl", "."])
+def test_no_document_is_written_over_evidence(told: Shell, out: str) -> None:
+    before = (told.folder / "log.jsonl").read_bytes(), (told.folder / "forensics.duckdb").read_bytes()
+    for command in ("export", "case"):
+        code, _, err = told(command, "load", "-o", out)
+        assert code == 2
+        assert "-o" in err
+    assert before == ((told.folder / "log.jsonl").read_bytes(), (told.folder / "forensics.duckdb").read_bytes())
+    assert not list(told.folder.glob("*.svg"))
+
+
+def test_nothing_usable_is_bad_input(shell: Shell) -> None:
+    (shell.folder / "odd.jsonl").write_text('{"kind": "step", "req_id": 7}\n{"kind": "nonsense"}\n', encoding="utf-8")
+    code, _, err = shell("ingest", "odd.jsonl")
+    assert code == 3
+    assert "no row of this could be used" in err
+
+
+def test_a_picture_beside_a_review_whose_name_has_spaces(told: Shell) -> None:
+    assert told("export", "load", "-o", "out dir/my (review).md")[0] == 0
+    review = (told.folder / "out dir/my (review).md").read_text(encoding="utf-8")
+    assert "(my%20%28review%29-timeline.svg)" in review
+    assert (told.folder / "out dir/my (review)-timeline.svg").exists()
+
+
+def test_a_replay_without_the_model_says_so(told: Shell) -> None:
+    story = Story("run-3").engine(engine="transformers", model_id=str(told.folder))
+    story.request("one", A).request("two", B, rows=2, drift=0.25).write(told.folder / "more.jsonl")
+    told("ingest", "more.jsonl", "--db", "t.duckdb")
+    code, _, err = told("replay", "two", "--db", "t.duckdb")
+    assert code == 3
+    assert "no verdict" in err
