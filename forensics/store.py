@@ -170,7 +170,11 @@ class Store:
     def _told(self) -> Iterator[None]:
         try:
             yield
-        except duckdb.Error as fault:
+        except (RuntimeError, duckdb.Error) as fault:
+            if "interrupted" in str(fault).lower():  # Ctrl-C inside of duckdb comes back as an error of its own
+                raise KeyboardInterrupt from None
+            if not isinstance(fault, duckdb.Error):
+                raise
             said = _first_line(fault)
             raise ForensicsError(f"{self.path}: {said}", BAD_INPUT, _way_out(self.path, said)) from fault
 

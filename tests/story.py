@@ -86,6 +86,7 @@ class Story:
         return path
 
     def tell(self, folder: Path, *more: Story) -> Store:
+        folder.mkdir(exist_ok=True)
         store = Store.open(folder / "story.duckdb", create=True)
         for number, story in enumerate((self, *more)):
             name = hashlib.sha256(str(number).encode()).hexdigest()[:6]

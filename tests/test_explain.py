@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -443,3 +445,35 @@ def test_incidents_whose_output_stands_in_their_steps(tmp_path: Path) -> None:
     with story.tell(tmp_path) as store:
         (listed,) = incidents(store, Thresholds())
     assert listed.row()["flip at"] == 2
+
+
+def test_what_a_detector_quotes_from_a_log_is_neutralised(tmp_path: Path) -> None:
+    evil = "\x1b]0;owned\x07\u202e"
+    story = Story().engine().request("idle", A).request("load", B, cfg=GREEDY | {"stop": evil})
+    found = told(tmp_path, story, against="idle")
+    drift = found.finding("decode_config_drift")
+    assert drift is not None
+    story = Story().engine(device=evil).request("idle", A)
+    other = Story("run-2").engine(device="cpu" + evil).request("load", B, drift=0.25)
+    environment = told(tmp_path / "more", story, other, against="idle").finding("environment_change")
+    assert environment is not None
+    raw = dataclasses.replace(found, findings=(dataclasses.replace(drift, says=evil),))
+    for explanation in (found, raw, told(tmp_path / "again", story, other, against="idle")):
+        for report in (terminal, markdown):
+            assert not {"\x1b", "\x07", "\u202e"} & set(_rendered(report, explanation))
+
+
+def test_commands_quote_what_a_shell_would_read(tmp_path: Path) -> None:
+    name = "a $(touch pwned) 'b' ; c"
+    story = Story().engine(engine="transformers").request("idle", A).request(name, B, rows=2, drift=0.25)
+    (replay, _) = told(tmp_path, story, req=name).next_commands
+    assert shlex.split(replay) == ["forensics", "replay", name]
+
+
+def test_a_lane_shows_the_largest_launch_of_each_token(tmp_path: Path) -> None:
+    found = told(tmp_path, loaded())
+    target, reference = found.lanes
+    assert (target.rows, target.launch_tokens) == ((4, 4, 4, 4), (16, 4, 4, 4))
+    assert (reference.rows, reference.launch_tokens) == ((1, 1, 1, 1), (4, 1, 1, 1))
+    assert target.token_index == (0, 1, 2, 3)
+    assert [span.state for span in target.spans] == ["normal"]

@@ -198,3 +198,18 @@ def test_twins_take_absent_for_equal() -> None:
         schema = arrow_schema({name: kinds()["batch"].columns()[name] for name in kind} | {"n": "BIGINT"})
         found = store.twins("batch", kind, pa.Table.from_pylist(wanted, schema=schema))
     assert {(row["n"], row["content_hash"]) for row in found} == {(0, "0"), (1, "1")}
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("Query interrupted"), duckdb.InterruptException("Interrupted!")])
+def test_an_interrupt_inside_of_duckdb_is_an_interrupt(tmp_path: Path, fault: Exception) -> None:
+    """Seen once in 25 tries of Ctrl-C during an ingest: duckdb turns the signal into an error of its own."""
+    with Store.open(tmp_path / "s.duckdb", create=True) as store:
+        with pytest.raises(KeyboardInterrupt), store.transaction():
+            raise fault
+        assert len(store.ask("sources")) == 0
+
+
+def test_another_runtime_error_stays_what_it_is(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "s.duckdb", create=True) as store, pytest.raises(RuntimeError, match="ours"):  # noqa: SIM117
+        with store.transaction():
+            raise RuntimeError("a bug of ours")
