@@ -457,7 +457,7 @@ def test_what_a_detector_quotes_from_a_log_is_neutralised(tmp_path: Path) -> Non
     other = Story("run-2").engine(device="cpu" + evil).request("load", B, drift=0.25)
     environment = told(tmp_path / "more", story, other, against="idle").finding("environment_change")
     assert environment is not None
-    raw = dataclasses.replace(found, findings=(dataclasses.replace(drift, says=evil),))
+    raw = dataclasses.replace(found, findings=(dataclasses.replace(drift, says=evil),), links=(), chain=())
     for explanation in (found, raw, told(tmp_path / "again", story, other, against="idle")):
         for report in (terminal, markdown):
             assert not {"\x1b", "\x07", "\u202e"} & set(_rendered(report, explanation))
