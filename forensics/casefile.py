@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from forensics.errors import ForensicsError
+from forensics.errors import INCONCLUSIVE, ForensicsError
 from replay.case import Arm, Case, Plan, Row, TokenStep
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ def build_case(store: Store, incident: Incident) -> Case:
         raise ForensicsError(
             f"request {target.name!r} cannot be executed again: its token ids are not on record "
             "(effective_token_ids is opt-in)",
-            4, "record with `forensics record --with-ids` where that is allowed",
+            INCONCLUSIVE, "record with `forensics record --with-ids` where that is allowed",
         )  # fmt: skip
     if target.engine is None:
         raise ForensicsError(
-            f"request {target.name!r} cannot be executed again: its run has no engine record", 4,
+            f"request {target.name!r} cannot be executed again: its run has no engine record", INCONCLUSIVE,
             "ingest the file that holds the run's engine record",
         )  # fmt: skip
     if reference is not None and incident.standing in ("same", "cut_short", "sampled"):

@@ -28,8 +28,6 @@ class Evidence:
     engine: dict[str, Any] | None
     steps: pl.DataFrame
     members: pl.DataFrame
-    events: pl.DataFrame
-    regimes: pl.DataFrame
 
     @property
     def name(self) -> str:
@@ -97,8 +95,6 @@ def gather(store: Store, request: dict[str, Any], limits: Thresholds) -> Evidenc
         engine=engine,
         steps=_with_batch(steps, batches).join(regimes, on="engine_step", how="left", maintain_order="left"),
         members=store.ask("members", **window),
-        events=store.ask("events", **window),
-        regimes=regimes,
     )
 
 
@@ -115,9 +111,8 @@ def _with_batch(steps: pl.DataFrame, batches: pl.DataFrame) -> pl.DataFrame:
     own = {"run_id", "replica_id", "ts", "rank", "source_path", "line", "source_id", "seq", "writer", "clock_id"}
     own |= {"mono_ns", "kind", "extra", "plan", "content_hash"}
     shared = [name for name in ranked.columns if name in steps.columns and name not in own | {"engine_step"}]
-    added = [name for name in ("queue_depth", "num_preempted") if name in ranked.columns]
     joined = steps.join(
-        ranked.select("engine_step", *shared, *added, pl.col("plan").alias("batch_plan")),
+        ranked.select("engine_step", *shared, pl.col("plan").alias("batch_plan")),
         on="engine_step", how="left", suffix="_of_batch", maintain_order="left",
     )  # fmt: skip
     return joined.with_columns(pl.coalesce(name, f"{name}_of_batch") for name in shared).drop(

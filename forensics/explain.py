@@ -133,8 +133,8 @@ def explain(store: Store, req_id: str, against: str | None = None, limits: Thres
 
 
 def _arms(incident: Incident) -> list[tuple[str, Evidence]]:
-    both = [("target", incident.target)]
-    return both + ([("reference", incident.reference)] if incident.reference else [])
+    target = [("target", incident.target)]
+    return target + ([("reference", incident.reference)] if incident.reference else [])
 
 
 def _detect(incident: Incident) -> tuple[list[Finding], list[Gap]]:

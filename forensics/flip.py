@@ -57,12 +57,12 @@ def compare_outputs(target: Evidence, reference: Evidence) -> tuple[Standing, in
     for index, (one, other) in enumerate(zip(ours[1], theirs[1], strict=False)):
         if one != other:
             return "divergence", index
-    shorter, longer = sorted((target, reference), key=lambda evidence: len((outputs(evidence) or ("", ()))[1]))
-    lengths = [len((outputs(evidence) or ("", ()))[1]) for evidence in (shorter, longer)]
-    if lengths[0] == lengths[1]:
+    length, others = len(ours[1]), len(theirs[1])
+    if length == others:
         return "same", None
+    shorter = target if length < others else reference
     if shorter.request["finish_reason"] == "stop":
-        return "divergence", lengths[0]
+        return "divergence", min(length, others)
     return "cut_short", None
 
 
