@@ -120,3 +120,13 @@ def test_the_filed_verdict_proves_plan_to_token_and_nothing_below(tmp_path: Path
     assert grades["shape_class_change", "logit_drift"] == grades["logit_drift", "token_flip"] == "proven"
     assert grades["batch_recomposition", "shape_class_change"] == "supported"
     assert found.chain_grade == "supported"
+
+
+def test_seen_on_a_real_engine_means_that(tmp_path: Path) -> None:
+    """Every code that says so fires on the committed recordings; requests of two engines differ in most."""
+    with Store.open(tmp_path / "store.duckdb", create=True) as store:
+        load([folder / "log" for folder in FOLDERS], store, None)
+        pairs = (("batch-6", "alone-6"), ("chatcmpl-load-python", "batch-6"))
+        fired = {finding.code for pair in pairs for finding in explain(store, *pair).findings}
+        seen = explain(store, "batch-6").seen
+    assert {code for code, where in seen.items() if where == "real engine"} == fired

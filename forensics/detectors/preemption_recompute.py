@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from forensics.incident import Incident
 
 RUNG = Rung.SCHEDULER
-SEEN = "real engine"
+SEEN = "simulated only"
 
 
 def detect(incident: Incident) -> Iterator[Finding | Gap]:
