@@ -1,0 +1,68 @@
+"""The application object and what several commands share: options, opening a store, limits of the regimes."""
+
+from __future__ import annotations
+
+import contextlib
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from forensics.errors import ForensicsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from forensics.store import Store
+    from forensics.timeline import Thresholds
+
+app = typer.Typer(
+    no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Postmortems of LLM serving: same prompt, same checkpoint, temperature 0, different answer. Why?",
+)  # fmt: skip
+
+
+class ListFormat(StrEnum):
+    """How a list is shown."""
+
+    table = "table"
+    json = "json"
+
+
+Db = Annotated[
+    Path, typer.Option("--db", envvar="FORENSICS_DB", readable=False, help="The store: a DuckDB index of the log.")
+]
+ReqId = Annotated[str, typer.Argument(metavar="REQ", help="Request id: the engine's or the client's.")]
+Against = Annotated[str | None, typer.Option("--against", metavar="REQ", help="Compare with this request.")]
+FreeMb = Annotated[float, typer.Option("--free-mb", help="Below this much free memory the regime is memory_pressured.")]
+QueueMs = Annotated[float, typer.Option("--queue-p95-ms", help="Above this queue p95 the regime is queue_degraded.")]
+AsList = Annotated[ListFormat, typer.Option("--format", help="A table to read, or JSON for programs.")]
+STORE = Path("forensics.duckdb")
+
+
+def refuse_store(out: Path) -> None:
+    """Refuse to write a document over a folder, a store or a recording."""
+    if out.is_dir():
+        raise ForensicsError(f"{out}: a folder", 2, "give -o a file name")
+    if out.is_file():
+        with contextlib.suppress(OSError), out.open("rb") as file:
+            head = file.read(12)
+            if head[8:12] == b"DUCK" or head[:2] == b"\x1f\x8b" or out.suffix == ".jsonl":
+                raise ForensicsError(f"{out}: a store or a recording; it is not written over", 2, "choose another -o")
+
+
+@contextlib.contextmanager
+def opened(db: Path, *, read_only: bool = True) -> Iterator[Store]:
+    """Open the store at `db` for the length of one command."""
+    from forensics.store import Store
+
+    with Store.open(db, read_only=read_only) as store:
+        yield store
+
+
+def limits(free_mb: float = 1024.0, queue_p95_ms: float = 50.0) -> Thresholds:
+    """Return the borders of the regimes that the user set."""
+    from forensics.timeline import Thresholds
+
+    return Thresholds(free_mb=free_mb, queue_p95_ms=queue_p95_ms)

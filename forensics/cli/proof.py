@@ -1,0 +1,78 @@
+"""Commands that execute a request again: the case file, and the replay."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from forensics.cli.app import STORE, Against, Db, ReqId, app, limits, opened, refuse_store
+from forensics.console import say, table
+from forensics.errors import ForensicsError
+
+
+@app.command()
+def case(
+    req_id: ReqId,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The case file to write.")] = Path("case.json"),
+    against: Against = None,
+    db: Db = STORE,
+) -> None:
+    """Write the case file: all that a replay needs, for a machine with nothing but torch and the engine."""
+    from forensics.casefile import build_case
+    from forensics.incident import assemble
+    from forensics.replaying import write_case
+
+    refuse_store(out)
+    with opened(db) as store:
+        built = build_case(store, assemble(store, req_id, against, limits()))
+    write_case(built, out)
+    say(f"wrote {out}; replay it where torch is: python -m replay {out} -o verdict.json")
+
+
+@app.command()
+def replay(
+    req_id: ReqId,
+    pin_algo: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pin-algo", metavar="FACTOR=VALUE", help="Force a factor; or 'incident' or 'reference'. Repeatable."
+        ),
+    ] = None,
+    against: Against = None,
+    model: Annotated[Path | None, typer.Option("--model", help="Folder of the model, if not where it was.")] = None,
+    python: Annotated[str, typer.Option("--python", help="Interpreter with torch and transformers.")] = sys.executable,
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds that one child process may take.")] = 600.0,
+    db: Db = STORE,
+) -> None:
+    """Execute the effective request again under forced factors of the plan, and file the verdict."""
+    from forensics.casefile import build_case
+    from forensics.filed import parse
+    from forensics.incident import assemble
+    from forensics.load import load
+    from forensics.replaying import replay as run
+    from forensics.text import command, printable
+
+    with opened(db) as store:
+        built = build_case(store, assemble(store, req_id, against, limits()))
+    arguments = [word for pin in pin_algo or [] for word in ("--pin-algo", pin)]
+    arguments += ["--timeout", str(timeout), *(["--model", str(model)] if model else [])]
+    done = run(built, db.parent / f"{db.stem}-verdicts", python, arguments)
+    verdict = parse(done.document, str(done.path))
+    rows = [[one.name, one.tokens_equal, one.bits_equal, one.refused] for one in verdict.trials]
+    if rows:
+        table(["trial", "tokens equal to", "bits equal to", "refused because"], rows)
+    print(printable(f"{verdict.outcome}: {verdict.claim}", 2000))
+    for limit in verdict.limits:
+        say(f"limit: {printable(limit)}")
+    try:
+        with opened(db, read_only=False) as store:
+            load([done.path], store, None)
+    except ForensicsError as error:
+        hint = f"file it later: forensics ingest {done.path} --db {db}"
+        raise ForensicsError(f"the verdict is {done.path}, but the store did not take it: {error}", 3, hint) from None
+    again = [f"--against={against}"] if against else []
+    say(f"filed {done.path}; next: {command('explain', *again, request=req_id)}")
+    raise typer.Exit(done.exit_code)
