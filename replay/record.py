@@ -192,8 +192,11 @@ def _gateway(directory: Path) -> _Gateway | None:
     if key not in _gateways:
         with _opening.setdefault(key[0], threading.Lock()):  # one a process: a fork may inherit a locked lock
             if key not in _gateways:
-                _gateways[key] = None
-                _gateways[key] = _Gateway(directory)
+                try:
+                    _gateways[key] = _Gateway(directory)
+                except BaseException:
+                    _gateways[key] = None
+                    raise
     return _gateways[key]
 
 

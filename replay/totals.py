@@ -44,7 +44,7 @@ class Totals:
         yield from self._changed("drops", {"dropped": self.dropped})
 
     def account(self, held: int, size: int, *, now: bool) -> Iterator[Told]:
-        """Yield the events of cost and policy when they are due, or `now`, if anything was recorded since the last.
+        """Yield the events of policy and cost when they are due, or `now`, if anything was recorded since the last.
 
         held: records in memory whose fate is open. size: bytes on disk. CPU time is the calling thread's: the writer's.
         """
@@ -52,23 +52,23 @@ class Totals:
             return
         self._last_ns = time.monotonic_ns()
         if self.thinned:
-            yield from self._changed("thinned", {"records": dict(self.thinned), "held": held})
+            thinned = {"records": self.thinned.total(), "kinds": dict(self.thinned), "held": held}
+            yield from self._changed("thinned", thinned)
         if self._told.get("account") == self.records.total():
             return
         self._told["account"] = self.records.total()
-        yield (
-            "recorder_cost",
-            {
-                "seconds": round((self._last_ns - self._start_ns) / 1e9, 3),
-                "hook_ms": round(self.hook_ns / 1e6, 3),
-                "hook_calls": self.hook_calls,
-                "writer_cpu_ms": round(time.thread_time_ns() / 1e6, 3),
-                "bytes": size,
-                "records": dict(self.records),
-                "dropped": self.dropped,
-                "faults": self.faults,
-            },
-        )
+        cost = {
+            "wall_s": round((self._last_ns - self._start_ns) / 1e9, 3),
+            "hook_s": round(self.hook_ns / 1e9, 6),
+            "hook_calls": self.hook_calls,
+            "writer_cpu_s": round(time.thread_time_ns() / 1e9, 6),
+            "bytes": size,
+            "records": self.records.total(),
+            "kinds": dict(self.records),
+            "dropped": self.dropped,
+            "faults": self.faults,
+        }
+        yield "recorder_cost", cost
 
     def _changed(self, what: str, detail: dict[str, Any]) -> Iterator[Told]:
         if self._told.get(what) != detail:

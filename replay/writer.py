@@ -56,7 +56,9 @@ class Writer:
         self.written = 0
         self.totals = Totals()
         self._policy = policy
-        self._tail = "," + _encode(identity | {"writer": self.writer, "clock_id": self.clock_id})[1:] + "\n"
+        # What never changes is encoded once: identity in front, where a reader looks for it, the rest behind `seq`.
+        self._head = "".join(f"{_encode(name)}:{_encode(value)}," for name, value in identity.items())
+        self._tail = "," + _encode({"writer": self.writer, "clock_id": self.clock_id})[1:] + "\n"
         self._retention = Retention(policy, _body, self.totals.thinned)
         self._segments = Segments(directory, stem, policy)
         self._engine: list[str] = []
@@ -169,7 +171,7 @@ class Writer:
             lines.append(_body(_event("recorder_fault", detail)))
 
     def _append(self, bodies: Iterable[str]) -> None:
-        lines = [f'{body},"seq":{seq}{self._tail}' for seq, body in enumerate(bodies, self.written)]
+        lines = [f'{{{self._head}{body},"seq":{seq}{self._tail}' for seq, body in enumerate(bodies, self.written)]
         if lines:
             self.written += len(lines)
             self._segments.append("".join(lines).encode("utf-8", "backslashreplace"), len(lines))
@@ -212,8 +214,8 @@ def _event(what: str, detail: dict[str, Any]) -> dict[str, Any]:
 
 
 def _body(record: dict[str, Any]) -> str:
-    """Return a record as JSON without its end: the envelope follows when the line is written."""
-    return _encode(record)[:-1]
+    """Return a record as JSON without its braces: the envelope comes around it when the line is written."""
+    return _encode(record)[1:-1]
 
 
 def _orphan(reference: weakref.ref[Writer]) -> None:
