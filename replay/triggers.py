@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 SIGNIFICAND_BITS: Final = {"bfloat16": 8, "float16": 11, "float32": 24, "float64": 53}
 THIN_ULPS: Final = 1.0
-"""Flips on a real engine were seen at a top-2 gap of 0 or 1 ulp. Of bf16 tokens 9 % are that thin, 23 % at 4 ulp."""
+"""Flips on a real engine were seen at a top-2 gap of 0 or 1 ulp. How many tokens are that thin: docs/recording.md."""
 LOW_MEMORY_MB: Final = 1024.0
-"""Free memory under which the regime is `memory_pressured` (docs/regimes.md)."""
+"""Free memory under which the regime is `memory_pressured`, counted as there (docs/regimes.md)."""
 
 Fired = tuple[str, dict[str, Any]]
 
@@ -47,8 +47,9 @@ class Triggers:
 
     def _regime(self, batch: Mapping[str, Any]) -> Iterator[Fired]:
         """A regime is entered once: a run that begins under pressure pulls the trigger at its first step only."""
-        paging, free = bool(batch.get("paging_on")), batch.get("headroom_mb", batch.get("vram_free_mb"))
-        low = free is not None and free < LOW_MEMORY_MB
+        paging = bool(batch.get("paging_on"))
+        free = min((batch[name] for name in ("headroom_mb", "vram_free_mb") if name in batch), default=math.inf)
+        low = free < LOW_MEMORY_MB
         if paging and not self._paging:
             yield "regime", {"paging_on": True}
         if low and not self._low:

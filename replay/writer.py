@@ -38,7 +38,9 @@ BACKLOG_LIMIT: Final = 8 << 20
 CHUNK: Final = 1000
 """Records that are encoded before they are packed, and before a new segment is considered."""
 
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=str).encode
+_encode = json.JSONEncoder(
+    ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"), default=str
+).encode
 
 Queued = tuple[str, dict[str, Any], float, int]
 
@@ -155,10 +157,12 @@ class Writer:
     def _sift(self, item: Queued, lines: list[str]) -> None:
         """Add the lines that are to be written now that this record is there."""
         kind, fields, ts, mono_ns = item
-        record = {"kind": kind, "ts": round(ts, 6)}
+        record: dict[str, Any] = {"kind": kind, "ts": round(ts, 6)}
         self.totals.records[kind] += 1
         try:
-            record.update((name, value) for name, value in fields.items() if value is not None)
+            if None in fields.values():
+                fields = {name: value for name, value in fields.items() if value is not None}
+            record |= fields
             record["mono_ns"] = mono_ns
             if kind == "engine":
                 if not self._engine:

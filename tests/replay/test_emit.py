@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from replay import record
+from replay.policy import TRIGGERS
 from replay.record import Recorder, emit, raw_prompt_sha256
 
 ROOT = Path(record.__file__).parents[1]
@@ -149,3 +152,23 @@ def test_a_gateway_needs_nothing_but_the_standard_library(tmp_path):
     assert done.stdout.strip() == "[]"
     (path,) = (tmp_path / "log").glob("*.jsonl")
     assert json.loads(path.read_text().splitlines()[0])["req_id"] == "a", "written at exit, without a close"
+
+
+def test_the_example_of_the_documentation(folder):
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/recording.md").read_text(encoding="utf-8"), re.DOTALL)
+    exec(compile(example, "docs/recording.md", "exec"), {})
+    request, event = folder()
+    schemas = {kind: json.loads((ROOT / f"schemas/{kind}.v1.json").read_text()) for kind in ("request", "event")}
+    for line in (request, event):
+        jsonschema.validate(line, schemas[line["kind"]])
+        assert line.keys() <= schemas[line["kind"]]["properties"].keys()
+    assert request["req_id"] == "chatcmpl-42"
+    assert request["raw_prompt_sha256"] == raw_prompt_sha256([{"content": "What is due today?", "role": "user"}])
+    assert event["what"] == "config_change"
+
+
+def test_the_documentation_names_every_setting():
+    text = (ROOT / "docs/recording.md").read_text(encoding="utf-8")
+    table = set(re.findall(r"^\| `FORENSICS_RECORD_(\w+)` \|", text, re.MULTILINE))
+    assert table == set(re.findall(r'_read\("(\w+)"', (ROOT / "replay/policy.py").read_text(encoding="utf-8")))
+    assert all(f"| `{name}` |" in text for name in TRIGGERS)

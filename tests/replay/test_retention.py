@@ -131,6 +131,7 @@ def test_two_incidents_are_two_windows():
 @pytest.mark.parametrize(
     ("change", "facts"),
     [({"paging_on": True}, {"paging_on": True}), ({"headroom_mb": 1000.0}, {"free_mb": 1000.0, "threshold_mb": 1024.0}),
+     ({"vram_free_mb": 7.0}, {"free_mb": 7.0, "threshold_mb": 1024.0}),
      ({"headroom_mb": None, "vram_free_mb": 5.0}, {"free_mb": 5.0, "threshold_mb": 1024.0})],
 )  # fmt: skip
 def test_a_regime_pulls_once_when_it_is_entered(change, facts):
