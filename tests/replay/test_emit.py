@@ -16,6 +16,7 @@ import pytest
 from replay import record
 from replay.policy import TRIGGERS
 from replay.record import Recorder, emit, raw_prompt_sha256
+from replay.secret import RecordingKey
 
 ROOT = Path(record.__file__).parents[1]
 
@@ -91,6 +92,8 @@ def test_a_tenant_is_keyed_with_the_key_of_the_recording(folder, tmp_path):
     engine = Recorder(tmp_path / "log", "toy")
     engine.close()
     assert one["tenant_sha256"] == engine._key.tenant_sha256("acme")
+    (tmp_path / "other").mkdir()
+    assert one["tenant_sha256"] != RecordingKey(tmp_path / "other").tenant_sha256("acme")
 
 
 @pytest.mark.parametrize(

@@ -226,6 +226,8 @@ def test_a_forked_child_leaves_the_parents_file_alone(tmp_path):
         recorder.wake()
         recorder.flush(1)
         recorder.close()
+        recorder.write("event", what="of the child, late")
+        recorder.close()
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
     recorder.close()
