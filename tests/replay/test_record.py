@@ -220,6 +220,8 @@ def test_ids_are_opt_in(tmp_path, monkeypatch):
 def test_a_forked_child_leaves_the_parents_file_alone(tmp_path):
     recorder = Recorder(tmp_path, "toy")
     recorder.write("event", what="before the fork")
+    recorder.flush()
+    before = recorder.path.read_bytes()
     child = os.fork()
     if child == 0:
         recorder.write("event", what="of the child")
@@ -230,6 +232,7 @@ def test_a_forked_child_leaves_the_parents_file_alone(tmp_path):
         recorder.close()
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
+    assert recorder.path.read_bytes() == before
     recorder.close()
     assert [line["what"] for line in lines(recorder)] == ["before the fork"]
 
