@@ -1,43 +1,35 @@
-"""Append-only writer of contract lines: one JSON object a line, one file a process.
+"""The recorder of one run of an engine, and `emit`, by which a gateway adds what it knows of a request.
 
-The serving path only appends to a queue; a thread turns records into bytes. A fault in here
-never reaches the engine: hooks are wrapped in `Recorder.guard`, records that do not fit in the
-queue are dropped and counted, and both show up in the log as events.
-
-The writer owns the envelope of every line: `seq` (gapless per writer), `writer`, `clock_id`,
-`mono_ns` and, unless the caller gives it, `ts`.
+The serving path only appends to a queue; a thread writes (`writer`). A fault in here never reaches the engine: hooks
+are wrapped in `Recorder.guard`, records that do not fit are dropped and counted, and both show up in the log as events.
 """
 
 from __future__ import annotations
 
 import array
-import atexit
-import contextlib
 import functools
 import hashlib
-import hmac
 import json
 import os
-import secrets
 import socket
 import sys
 import threading
 import time
-from collections import deque
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+
+from replay.policy import Policy, say
+from replay.secret import RecordingKey
+from replay.triggers import on_signal, signal_obstacle
+from replay.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-QUEUE_LIMIT = 200_000
-"""Records that may wait for the writer thread. About 100 MB; beyond it records are dropped."""
-FLUSH_SECONDS = 0.2
-PENDING_LIMIT = 8 << 20
-"""Encoded bytes that may wait for a disk that takes none; beyond it records stay in the queue."""
 MAX_FAULTS_WRITTEN = 20
 """Faults that are written out in full; later ones are only counted."""
 
@@ -52,6 +44,20 @@ def token_ids_sha256(ids: Iterable[int]) -> str:
     return hashlib.sha256(packed.tobytes()).hexdigest()
 
 
+def raw_prompt_sha256(prompt: str | Sequence[Any]) -> str:
+    """Return sha256 (hex) of a prompt as the client sent it, so that gateway and engine agree on it.
+
+    A text is hashed as UTF-8. Chat messages, a list of JSON values, are hashed as JSON with sorted keys, no spaces
+    and no escapes beyond JSON's own.
+    """
+    text = (
+        prompt
+        if isinstance(prompt, str)
+        else json.dumps(prompt, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    )
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def batch_fingerprint(rows: Iterable[tuple[str, int, int]]) -> str:
     """Return the fingerprint of the ordered rows (request, tokens scheduled, tokens computed before)."""
     text = "\n".join(f"{req_id} {scheduled} {computed}" for req_id, scheduled, computed in rows)
@@ -64,11 +70,12 @@ def configured_directory() -> Path | None:
     return Path(name) if name else None
 
 
-class Recorder:
+class Recorder(Writer):
     """Writes one run of one engine. Thread-safe; never raises into the caller after construction.
 
     with_ids: write token ids (prompt, output, top) and not only hashes and tags. Off by default:
     ids are as sensitive as the text. Default from FORENSICS_RECORD_IDS=1.
+    policy: what is kept, and in which files. Default from FORENSICS_RECORD_*, see docs/recording.md.
     """
 
     def __init__(
@@ -78,165 +85,126 @@ class Recorder:
         *,
         with_ids: bool | None = None,
         replica_id: str | None = None,
+        policy: Policy | None = None,
     ) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
         self.with_ids = os.environ.get("FORENSICS_RECORD_IDS") == "1" if with_ids is None else with_ids
-        host, pid, start = socket.gethostname(), os.getpid(), time.time_ns()
-        while (directory / f"{engine}-{start // 1_000_000:x}-{pid}.jsonl").exists():
-            start += 1_000_000  # a second recorder of this process in the same millisecond
-        self.replica_id = replica_id or os.environ.get("FORENSICS_REPLICA") or f"{host}-{engine}"
-        self.run_id = f"{engine}-{start // 1_000_000:x}-{pid}"
-        self.writer = f"{host}-{pid}-{start}"
-        self.clock_id = f"{host}-{_boot_id()}-{pid}-monotonic"
-        self.path = directory / f"{self.run_id}.jsonl"
-        self.written = 0
-        self.dropped = 0
-        self.faults = 0
-        self._key = _recording_key(directory)
-        self.tag_key_id = hashlib.sha256(b"token_tag" + self._key).hexdigest()[:16]
-        self._queue: deque[dict[str, Any]] = deque()
-        self._wake = threading.Event()
-        self._stop = False
-        self._lock = threading.Lock()
-        # Unbuffered: a process that forks must not carry half-written lines that its child writes once more.
-        self._file = self.path.open("xb", buffering=0)
-        self._pending = bytearray()
-        self._thread = threading.Thread(target=self._drain, name="forensics-recorder", daemon=True)
-        self._thread.start()
-        atexit.register(self.close)
-
-    def write(self, kind: str, **fields: Any) -> None:
-        """Queue one record. Fields that are None are left out: absence is how the contract says 'not known'."""
-        if len(self._queue) >= QUEUE_LIMIT or self._stop:
-            self.dropped += 1
-            return
-        record = {"kind": kind, "run_id": self.run_id, "replica_id": self.replica_id, "ts": round(time.time(), 6)}
-        record.update((name, value) for name, value in fields.items() if value is not None)
-        record["mono_ns"] = time.monotonic_ns()
-        self._queue.append(record)
-
-    def token_tag(self, position: int, token_id: int) -> str:
-        """Return the tag of a token at an output position: equal tags are equal tokens, within one key."""
-        message = f"{position}:{token_id}".encode()
-        return hmac.new(self._key, message, hashlib.sha256).hexdigest()[:16]
+        self.replica_id = replica_id or os.environ.get("FORENSICS_REPLICA") or f"{socket.gethostname()}-{engine}"
+        policy = policy or Policy.from_environment()
+        obstacle = signal_obstacle() if "signal" in policy.triggers else None
+        if obstacle:
+            policy = replace(policy, triggers=tuple(name for name in policy.triggers if name != "signal"))
+        directory.mkdir(parents=True, exist_ok=True)
+        self.run_id, start_ns = _unused_stem(directory, engine)
+        self._key = RecordingKey(directory)
+        self.tag_key_id = self._key.id
+        self.token_tag = self._key.token_tag
+        identity = {"run_id": self.run_id, "replica_id": self.replica_id}
+        super().__init__(directory, self.run_id, identity, policy, start_ns)
+        if obstacle:
+            say(f"{self.run_id}: SIGUSR2 will not be a trigger: {obstacle}")
+            self.write("event", what="recorder_limits", detail={"not_observed": [f"trigger signal: {obstacle}"]})
+        if "signal" in policy.triggers:
+            on_signal(self._signalled)
 
     def guard(self, hook: Callable[P, R]) -> Callable[P, R | None]:
-        """Wrap a hook so that its faults are counted and written, and never fail a request."""
+        """Wrap a hook so that its time is counted, and its faults are counted and written and never fail a request."""
+        totals, clock = self.totals, time.perf_counter_ns
 
         @functools.wraps(hook)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> R | None:
+            start = clock()
             try:
                 return hook(*args, **kwargs)
             except Exception as fault:  # noqa: BLE001 - whatever it is, the request goes on
-                self.faults += 1
-                if self.faults <= MAX_FAULTS_WRITTEN:
+                totals.faults += 1
+                if totals.faults <= MAX_FAULTS_WRITTEN:
                     name = getattr(hook, "__name__", type(hook).__name__)
-                    detail = {"hook": name, "fault": f"{type(fault).__name__}: {fault}", "count": self.faults}
+                    detail = {"hook": name, "fault": f"{type(fault).__name__}: {fault}", "count": totals.faults}
                     self.write("event", what="recorder_fault", detail=detail)
                 return None
+            finally:
+                totals.hook_ns += clock() - start
+                totals.hook_calls += 1
 
         return guarded
 
-    def close(self) -> None:
-        """Write what is queued and close the file. Safe to call twice."""
-        if self._stop:
-            return
-        self._stop = True
-        self._wake.set()
-        self._thread.join(timeout=10)
-        atexit.unregister(self.close)
-
-    def wake(self) -> None:
-        """Ask the writer thread to write what is queued now; returns at once."""
-        self._wake.set()
-
-    def flush(self, timeout: float = 5.0) -> None:
-        """Wait until all that was queued so far is on disk, at most `timeout` seconds."""
-        deadline = time.monotonic() + timeout
-        self._wake.set()
-        while self._queue and time.monotonic() < deadline:
-            time.sleep(0.01)
-        with self._lock, contextlib.suppress(ValueError, OSError):
-            self._write_out()
-
-    def _drain(self) -> None:
-        reported = 0
-        while True:
-            self._wake.wait(FLUSH_SECONDS)
-            self._wake.clear()
-            stopping = self._stop
-            with self._lock:
-                # A full or vanished disk: what is encoded waits, what is queued waits, then `write` drops and counts.
-                with contextlib.suppress(OSError, ValueError):
-                    while self._queue:
-                        if len(self._pending) >= PENDING_LIMIT:
-                            self._write_out()
-                        self._append(self._queue.popleft())
-                    if self.dropped > reported:
-                        reported = self.dropped
-                        self._append(self._drop_event(reported))
-                    self._write_out()
-                if stopping:
-                    with contextlib.suppress(OSError, ValueError):
-                        self._file.close()
-                    return
-
-    def _write_out(self) -> None:
-        while self._pending:
-            del self._pending[: self._file.write(self._pending)]
-
-    def _append(self, record: dict[str, Any]) -> None:
-        record |= {"seq": self.written, "writer": self.writer, "clock_id": self.clock_id}
-        try:
-            line = json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=str)
-        except Exception as fault:  # noqa: BLE001 - one record that cannot be encoded must not end the thread
-            self.faults += 1
-            detail = {"hook": "encode", "fault": str(fault), "record_kind": record["kind"]}
-            line = json.dumps(
-                self._envelope("event") | {"what": "recorder_fault", "detail": detail, "seq": self.written}
-            )
-        self._pending += line.encode("utf-8", "backslashreplace") + b"\n"
-        self.written += 1
-
-    def _drop_event(self, count: int) -> dict[str, Any]:
-        return self._envelope("event") | {"what": "drops", "detail": {"dropped": count}}
-
-    def _envelope(self, kind: str) -> dict[str, Any]:
-        return {
-            "kind": kind,
-            "run_id": self.run_id,
-            "replica_id": self.replica_id,
-            "ts": round(time.time(), 6),
-            "mono_ns": time.monotonic_ns(),
-            "writer": self.writer,
-            "clock_id": self.clock_id,
-        }
+    def _signalled(self) -> None:
+        """Runs inside of a signal handler: only what cannot wait for a lock."""
+        if not self._stop:
+            self.write("event", what="signal", detail={"signal": "SIGUSR2"})
 
 
-def _boot_id() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
-    except OSError:
-        return "unknown-boot"
+class _Gateway:
+    """The file of one process that knows requests, but no engine: its lines carry no run."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        policy = replace(Policy.from_environment(), ring_s=None, triggers=(), sample=1)  # it sees no engine steps
+        self._key = RecordingKey(directory)
+        stem, start_ns = _unused_stem(directory, "gateway")
+        self._writer = Writer(directory, stem, {}, policy, start_ns)
+
+    def write(self, kind: str, fields: dict[str, Any]) -> None:
+        """Queue one record, with hashes in the place of tenant, prompt and system message."""
+        needed = REQUIRED.get(kind)
+        if needed is None:
+            raise ValueError(f"kind is {kind!r}, and a gateway knows only {' and '.join(REQUIRED)}")
+        if not isinstance(fields.get(needed), str):
+            raise ValueError(f"a record of kind {kind} needs {needed}=, a text")
+        if owned := fields.keys() & OWNED:
+            raise ValueError(f"{', '.join(sorted(owned))}: written by the recorder itself")
+        if (tenant := fields.pop("tenant", None)) is not None:
+            fields["tenant_sha256"] = self._key.tenant_sha256(str(tenant))
+        for text in ("prompt", "system_message"):
+            if (value := fields.pop(text, None)) is not None:
+                fields["raw_prompt_sha256" if text == "prompt" else f"{text}_sha256"] = raw_prompt_sha256(value)
+        self._writer.write(kind, **fields)
 
 
-def _recording_key(directory: Path) -> bytes:
-    """Return the key of this recording, shared by all processes that write into the directory.
+REQUIRED: Final = {"request": "req_id", "event": "what"}
+OWNED: Final = {"seq", "writer", "clock_id", "mono_ns"}
+MOST_SAID: Final = 5
+_gateways: dict[tuple[int, Path], _Gateway | None] = {}
+_opening: dict[int, threading.Lock] = {}
+_said: list[str] = []
 
-    It stays on the recording host: whoever has it can test guesses of tokens against tags.
+
+def emit(kind: str, **fields: Any) -> None:
+    """Add what a gateway or API process knows of a request to the recording, or an event. Never raises, never waits.
+
+    kind: "request" with `req_id`, the id by which the caller knows it, or "event" with `what`. The other fields are
+    those of schemas/request.v1.json and event.v1.json; `tenant`, `prompt` and `system_message` are hashed before
+    anything keeps them. Writes into the folder that FORENSICS_RECORD names, a file a process; does nothing when it is
+    not set. What cannot be recorded is said on stderr, five times at most. The first call of a process opens its file.
     """
-    path = directory / ".token_tag_key"
     try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    except FileExistsError:
-        key = path.read_bytes()
-        for _ in range(100):  # another process is between create and write
-            if len(key) == 32:
-                return key
-            time.sleep(0.01)
-            key = path.read_bytes()
-        raise OSError(f"{path}: not a 32-byte key; delete it to start a new recording") from None
-    key = secrets.token_bytes(32)
-    with os.fdopen(handle, "wb") as file:
-        file.write(key)
-    return key
+        if (directory := configured_directory()) is not None and (gateway := _gateway(directory)) is not None:
+            gateway.write(kind, fields)
+    except Exception as fault:  # noqa: BLE001 - whatever it is, the request goes on
+        if len(_said) < MOST_SAID:
+            _said.append(str(fault))
+            say(f"emit: not recorded: {type(fault).__name__}: {fault}")
+
+
+def _gateway(directory: Path) -> _Gateway | None:
+    """Return this process's file, opened once; None after it could not be opened."""
+    key = (os.getpid(), directory)
+    if key not in _gateways:
+        with _opening.setdefault(key[0], threading.Lock()):  # one a process: a fork may inherit a locked lock
+            if key not in _gateways:
+                try:
+                    _gateways[key] = _Gateway(directory)
+                except BaseException:
+                    _gateways[key] = None
+                    raise
+    return _gateways[key]
+
+
+def _unused_stem(directory: Path, name: str) -> tuple[str, int]:
+    """Return the stem of a run's files, and when it starts in Unix nanoseconds."""
+    start_ns = time.time_ns()
+    while True:
+        stem = f"{name}-{start_ns // 1_000_000:x}-{os.getpid()}"
+        if not any(directory.glob(f"{stem}-*")):
+            return stem, start_ns
+        start_ns += 1_000_000  # a second recorder of this process in the same millisecond

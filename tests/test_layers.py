@@ -28,6 +28,7 @@ THIRD_PARTY = {
     "replay/engines/": {"torch", "transformers", "vllm", "huggingface_hub"},
     "replay/factors/": {"torch", "transformers"},
     "replay/host.py": {"torch", "pynvml"},
+    "replay/segments.py": {"zstandard"},
     "replay/": set(),
 }
 # Rooms whose members never import a sibling.

@@ -113,7 +113,11 @@ def environment(options: argparse.Namespace) -> dict[str, str]:
         "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "VLLM_CPU_KVCACHE_SPACE": "2",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
     }  # fmt: skip
-    recording = {"FORENSICS_RECORD": str(options.out.resolve()), "FORENSICS_RECORD_IDS": "1"}
+    recording = {
+        "FORENSICS_RECORD": str(options.out.resolve()),
+        "FORENSICS_RECORD_IDS": "1",
+        "FORENSICS_RECORD_COMPRESS": "none",  # a fixture is compressed once, as hard as can be, without a time stamp
+    }
     if options.logits_sha256:
         recording["FORENSICS_RECORD_LOGITS_SHA256"] = "1"
     return defaults | os.environ | recording

@@ -30,6 +30,12 @@ def prompts():
     return [[0, *(draw.randrange(2, 1024) for _ in range(length))] for length in (31, 12, 47, 20, 9, 38, 26, 15)]
 
 
+@pytest.fixture(autouse=True)
+def plain_logs(monkeypatch):
+    """Write logs that a test can read line by line; compression has tests of its own."""
+    monkeypatch.setenv("FORENSICS_RECORD_COMPRESS", "none")
+
+
 @pytest.fixture
 def recording(tmp_path, monkeypatch):
     """Record with ids into a folder for the test; return a function that stops and reads the log."""

@@ -36,6 +36,7 @@ DRIVER = Path(__file__).with_name("drive_engine.py")
 QUIET = {
     "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
+    "FORENSICS_RECORD_COMPRESS": "none",
 }  # fmt: skip
 LONG = 1000
 """Tokens of a stream that is left: seconds of work, so that a busy server hears of it in time."""
