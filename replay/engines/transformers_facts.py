@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from replay import __version__
+from replay.device import Sampler
 from replay.host import arithmetic_environment, library_versions, torch_facts, weights_sha256
 
 if TYPE_CHECKING:
@@ -124,11 +125,11 @@ def write_engine(
         quantization="none" if getattr(model, "hf_quantizer", None) is None else type(model.hf_quantizer).__name__,
         tp_size=1,
         graph_mode="eager",
-        isolation={"shared_batching": True},  # rows of one batch may belong to anybody
         host=os.uname().nodename,
         pid=os.getpid(),
         token_tag_key_id=recorder.tag_key_id,
-        observes=observes,
+        # Rows of one batch may belong to anybody.
+        **Sampler(recorder).engine_fields(observes, isolation={"shared_batching": True}),
     )
     return hash_weights(recorder, Path(model.config._name_or_path or "/nowhere"))
 

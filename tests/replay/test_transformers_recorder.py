@@ -19,7 +19,7 @@ from replay.record import token_ids_sha256
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = {kind: json.loads((ROOT / "schemas" / f"{kind}.v1.json").read_text())
-           for kind in ("engine", "request", "step", "batch", "event")}  # fmt: skip
+           for kind in ("engine", "request", "step", "batch", "event", "device")}  # fmt: skip
 
 
 def batch_of(prompts):
@@ -49,7 +49,7 @@ def test_a_recorded_run_has_the_bits_of_an_unrecorded_one(model, prompts, record
 def test_every_line_keeps_the_contract(model, prompts, recording):
     generate(model, prompts)
     records = recording()
-    assert {r["kind"] for r in records} == {"engine", "request", "batch", "step"}
+    assert {r["kind"] for r in records} == {"engine", "request", "batch", "step", "device"}
     for record in records:
         jsonschema.validate(record, SCHEMAS[record["kind"]])
         assert record.keys() <= SCHEMAS[record["kind"]]["properties"].keys()
