@@ -68,10 +68,9 @@ def _around(owner: Any, name: str, hook: Hook, guard: Callable[..., Any]) -> Cal
 
     @functools.wraps(original)
     def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
-        observation = guard(hook)(self, *args, **kwargs)
-        if observation is None:  # called in a way that the hook does not know
+        observation = guard(_begin)(hook, self, *args, **kwargs)
+        if observation is None:  # a fault, or a call that the hook does not know
             return original(self, *args, **kwargs)
-        guard(functools.partial(next, observation, None))()
         try:
             result = original(self, *args, **kwargs)
         except BaseException:
@@ -82,6 +81,12 @@ def _around(owner: Any, name: str, hook: Hook, guard: Callable[..., Any]) -> Cal
 
     setattr(owner, name, watched)
     return functools.partial(setattr, owner, name, original)
+
+
+def _begin(hook: Hook, *args: Any, **kwargs: Any) -> Generator[None, Any, None]:
+    observation = hook(*args, **kwargs)
+    next(observation, None)
+    return observation
 
 
 def _finish(observation: Generator[None, Any, None], result: Any) -> None:
