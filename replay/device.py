@@ -1,7 +1,7 @@
 """The device sampler: a thread of the recording process that writes what GPUs and host are at, as `device` records.
 
 FORENSICS_RECORD_DEVICE_S: seconds from sample to sample, default 1; 0 switches the sampler off. It reads NVML
-(`nvml.py`), /proc and cgroup files (`procfs.py`) and sets nothing. Its faults are written to the log and never reach the
+(`nvml.py`), /proc and cgroup files (`procfs.py`) and sets nothing. Its faults go to the log and never reach the
 program. The thread ends with the recorder; a forked child has no such thread.
 """
 
