@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from replay import procfs
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -117,7 +119,7 @@ class FreeMemory:
 
     def host_mb(self) -> float | None:
         """Return what /proc/meminfo calls available, in MiB; None where there is no such file."""
-        return self._fresh(_mem_available_mb)
+        return self._fresh(procfs.mem_available_mb)
 
     def _fresh(self, read: Callable[[], float | None]) -> float | None:
         now = time.monotonic()
@@ -125,14 +127,6 @@ class FreeMemory:
             value = read()
             self._read = now, None if value is None else round(value, 3)
         return self._read[1]
-
-
-def _mem_available_mb() -> float | None:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
 def weights_sha256(directory: Path) -> str:

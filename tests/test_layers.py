@@ -27,7 +27,8 @@ THIRD_PARTY = {
     "forensics/": {"polars", "pyarrow"},
     "replay/engines/": {"torch", "transformers", "vllm", "huggingface_hub"},
     "replay/factors/": {"torch", "transformers"},
-    "replay/host.py": {"torch", "pynvml"},
+    "replay/host.py": {"torch"},
+    "replay/nvml.py": {"pynvml"},
     "replay/segments.py": {"zstandard"},
     "replay/": set(),
 }

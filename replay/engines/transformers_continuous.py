@@ -1,7 +1,6 @@
 """The records of transformers' continuous batching: what its scheduler put into each batch, and what came out.
 
 With asynchronous batching a batch is prepared before the previous one is read, so batches wait in a queue here.
-Logits are read in eager mode only: a captured or compiled sampler would run our code once, not once a step.
 """
 
 from __future__ import annotations
@@ -12,51 +11,53 @@ import weakref
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from replay.engines.transformers_batches import Batch, Loop, Row, write_batch
-from replay.engines.transformers_facts import SAMPLING, dtype_name
-from replay.engines.transformers_hooks import row_sha256, top_logits
-from replay.host import MIB
-from replay.record import batch_fingerprint, token_ids_sha256
+from replay.engines.transformers_batches import Batch, Loop, batch_fields, host_io, read_row, write_batch
+from replay.engines.transformers_compute import LaunchWatcher, configured_graph_mode
+from replay.engines.transformers_facts import compiled_parts
+from replay.engines.transformers_kv import KvWatcher, block_hashes
+from replay.engines.transformers_requests import write_arrival, write_end
 
 if TYPE_CHECKING:
     from replay.engines.transformers_record import Recorders
 
 OBSERVES = {
-    "request": ["effective_token_ids_sha256", "decode_cfg_applied", "token_rule", "output_token_ids_sha256"],
-    "batch": [
-        "batch_size",
-        "batch_tokens",
-        "batch_fp",
-        "graph_mode",
-        "step_ms",
-        "kv_blocks_free",
-        "paging_on",
-        "headroom_mb",
-        "plan",
-    ],
-    "step": ["row", "token_index", "token_tag", "num_scheduled_tokens", "num_computed_tokens", "resumed", "queue_ms"],
-    "event": ["preemption"],
-}
-TOP = 2
+    "request": ["arrival_ts", "admission_ts", "effective_token_ids_sha256", "decode_cfg_applied", "token_rule",
+                "prefix_cache_used", "output_token_ids_sha256", "finish_reason"],
+    "batch": ["batch_size", "batch_tokens", "padded_tokens", "batch_fp", "shape", "graph_mode", "step_ms",
+              "queue_depth", "num_starved", "num_preempted", "kv_blocks_free", "paging_on", "headroom_mb", "plan"],
+    "step": ["row", "token_index", "token_tag", "num_scheduled_tokens", "num_computed_tokens", "num_cached_tokens",
+             "preempted", "resumed", "queue_ms"],
+    "event": ["preemption", "offload", "restore", "fork", "abort"],
+}  # fmt: skip
 Hook = Callable[..., Generator[None, Any, None]]
 """Runs up to its yield before the watched function, and gets the function's result there."""
 
 
 def install(recorders: Recorders) -> Callable[[], None]:
     """Watch every continuous batch of this process; return the function that stops it."""
-    from transformers.generation.continuous_batching import continuous_api, model_runner, offloading_manager, scheduler
+    from transformers.generation.continuous_batching import (
+        cache,
+        continuous_api,
+        model_runner,
+        offloading_manager,
+        scheduler,
+    )
 
     watcher = Watcher(recorders)
+    kv, launch = KvWatcher(watcher.loops), LaunchWatcher(watcher.loops, recorders.guard)
     places: list[tuple[Any, str, Hook]] = [
         (continuous_api.ContinuousBatchingManager, "_create_batch_processor", watcher.create),
         (continuous_api.ContinuousBatchProcessor, "prepare_next_batch", watcher.prepare),
         (continuous_api.ContinuousBatchProcessor, "_generation_step", watcher.step),
         (continuous_api.ContinuousBatchProcessor, "update_batch", watcher.update),
+        (continuous_api.ContinuousBatchProcessor, "_handle_request_error", watcher.fail),
         (scheduler.Scheduler, "add_waiting_request", watcher.arrive),
-        (model_runner.ModelRunner, "_sample", watcher.sample),
-        (offloading_manager.OffloadingManager, "offload_requests", watcher.offload),
+        (scheduler.Scheduler, "clear_cancelled_requests", watcher.cancel),
+        (cache.PagedAttentionCache, "search_prefix_match", kv.match),
+        (cache.PagedAttentionCache, "prepare_fork_request", kv.fork),
+        (model_runner.ModelRunner, "compute_batch", launch.compute),
+        (offloading_manager.OffloadingManager, "offload_requests", kv.offload),
+        (offloading_manager.OffloadingManager, "restore_scheduled_requests", kv.restore),
     ]
     undo = [_around(owner, name, hook, recorders.guard) for owner, name, hook in places]
     return lambda: [stop() for stop in undo].clear()
@@ -67,8 +68,9 @@ def _around(owner: Any, name: str, hook: Hook, guard: Callable[..., Any]) -> Cal
 
     @functools.wraps(original)
     def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
-        observation = hook(self, *args, **kwargs)
-        guard(functools.partial(next, observation, None))()
+        observation = guard(_begin)(hook, self, *args, **kwargs)
+        if observation is None:  # a fault, or a call that the hook does not know
+            return original(self, *args, **kwargs)
         try:
             result = original(self, *args, **kwargs)
         except BaseException:
@@ -79,6 +81,12 @@ def _around(owner: Any, name: str, hook: Hook, guard: Callable[..., Any]) -> Cal
 
     setattr(owner, name, watched)
     return functools.partial(setattr, owner, name, original)
+
+
+def _begin(hook: Hook, *args: Any, **kwargs: Any) -> Generator[None, Any, None]:
+    observation = hook(*args, **kwargs)
+    next(observation, None)
+    return observation
 
 
 def _finish(observation: Generator[None, Any, None], result: Any) -> None:
@@ -96,94 +104,53 @@ class Watcher:
         self.loops: weakref.WeakKeyDictionary[Any, Loop] = weakref.WeakKeyDictionary()
 
     def create(self, manager: Any) -> Generator[None, Any, None]:
-        """A loop begins: a run of its own, because request ids count from zero again."""
+        """A loop begins: a run of its own, because request ids count from zero again. Or it begins anew."""
         processor = yield
         if processor in self.loops:
+            self.loops[processor].forget()
             return
         settings = {name: value for name, value in vars(processor.cb_config).items() if _plain(value)}
         run = self.recorders.run(processor, manager.model, {"batching": "continuous", **settings}, OBSERVES)
-        cache, loop = processor.cache, Loop(run, manager.generation_config)
-        run.recorder.write("engine", kv_block_size=processor.cb_config.page_size, kv_blocks_total=int(cache.num_blocks))
-        for part in (processor, processor.scheduler, processor.model_runner, processor.offloading_manager):
+        loop = Loop(run, manager.generation_config, compiled=compiled_parts(manager.model))
+        cache = processor.cache
+        run.recorder.write(
+            "engine",
+            graph_mode=configured_graph_mode(processor.model_runner, compiled=loop.compiled),
+            async_scheduling=bool(processor.use_async_batching),
+            kv_block_size=processor.cb_config.page_size,
+            kv_blocks_total=int(cache.num_blocks),
+        )
+        for part in (processor, processor.scheduler, cache, processor.model_runner, processor.offloading_manager):
             self.loops[part] = loop
 
     def arrive(self, scheduler: Any, state: Any) -> Generator[None, Any, None]:
         """A request reaches the scheduler, or comes back to its queue after an eviction."""
         yield
-        loop = self.loops[scheduler]
-        if state.request_id in loop.steps:
-            return
-        loop.steps[state.request_id] = 0
-        sampled, recorder = bool(loop.config.do_sample), loop.run.recorder
-        applied = {"temperature": 0, "max_tokens": state.max_new_tokens, "stop_token_ids": sorted(state._eos_token_ids)}
-        if sampled:
-            applied |= {name: getattr(loop.config, name, None) for name in SAMPLING}
-        recorder.write(
-            "request",
-            req_id=state.request_id,
-            arrival_ts=round(time.time() - (time.perf_counter() - state.created_time), 6),
-            arrival_step=loop.run.next_step,
-            effective_token_ids_sha256=token_ids_sha256(state.initial_tokens),
-            effective_tokens=len(state.initial_tokens),
-            effective_token_ids=list(state.initial_tokens) if recorder.with_ids else None,
-            decode_cfg_applied={name: value for name, value in applied.items() if value not in (None, [])},
-            token_rule="sample" if sampled else "argmax",
-        )
+        if state.request_id not in self.loops[scheduler].requests:
+            write_arrival(self.loops[scheduler], state, state.request_id, block_hashes(scheduler.cache, state))
 
-    def offload(self, manager: Any) -> Generator[None, Any, None]:
-        """Requests lose their KV blocks: to host memory, or for recomputation (a soft reset)."""
-        active = dict(manager.scheduler.active_requests)
+    def cancel(self, scheduler: Any) -> Generator[None, Any, None]:
+        """The client gave requests up."""
+        loop = self.loops[scheduler]
+        for state in (yield):
+            detail = {"num_output_tokens": len(state.generated_tokens)}
+            loop.event("abort", state.request_id, detail)
+            write_end(loop, state, "abort")
+
+    def fail(self, processor: Any, _error: Any, state: Any) -> Generator[None, Any, None]:
+        """The engine gave a request up."""
         yield
-        loop = self.loops[manager]
-        for req_id in active.keys() - manager.scheduler.active_requests.keys():
-            kept = active[req_id].is_cpu_offloaded
-            detail = {"kv": "offloaded to host memory" if kept else "freed, to be recomputed"}
-            loop.run.recorder.write(
-                "event", what="preemption", req_id=req_id, engine_step=loop.run.next_step, detail=detail
-            )
-            loop.evicted.add(req_id)
-            loop.paged = True
+        write_end(self.loops[processor], state, "error")
 
     def prepare(self, processor: Any) -> Generator[None, Any, None]:
-        """The next batch is chosen. Its states already count the tokens that it will compute."""
+        """The next batch is chosen."""
         if not (yield):
             return
-        loop, io = self.loops[processor], processor.inputs_and_outputs
-        io = io.io_pairs[io.current_pair].host_io if hasattr(io, "io_pairs") else io
-        rows = [
-            Row(one.state, one.query_length, one.state.position_offset - one.query_length, bool(one.has_new_token))
-            for one in io.requests_in_batch
-        ]
-        resumed = {row.state.request_id for row in rows} & loop.evicted
-        loop.evicted -= resumed
-        total, tokens = int(processor.cache.num_blocks), sum(row.scheduled for row in rows)
-        graphs, free = processor.model_runner.pad_inputs, processor.cache.compute_free_capacity()
-        pool_mb = processor.cache.num_sectors * processor.cache.bytes_per_sector / MIB
-        fields = {
-            "ts": round(time.time(), 6),
-            "batch_size": len(rows),
-            "batch_tokens": tokens,
-            "padded_tokens": int(io.num_q_tokens),
-            "batch_fp": batch_fingerprint((row.state.request_id, row.scheduled, row.computed) for row in rows),
-            "graph_mode": "compiled or captured" if graphs else "eager",
-            "queue_depth": len(processor.scheduler.waiting_requests),
-            "kv_blocks_total": total,
-            "kv_blocks_free": round(free * total),
-            "kv_pool_total_mb": round(pool_mb, 3),
-            "headroom_mb": round(free * pool_mb, 3),
-            "headroom_source": "kv_pool",
-            "paging_on": loop.paged or bool(resumed),
-            "plan": {
-                "batch.rows": str(len(rows)),
-                "batch.launch_tokens": str(tokens),
-                "attention.backend": "paged",
-                "dtype.weights": dtype_name(processor.model_dtype),
-                "cpu.threads": str(torch.get_num_threads()),
-                "token.rule": "sample" if processor.do_sample else "argmax",
-            },
-        }
-        loop.paged = False
-        loop.batches.append(Batch(loop.run.take_step(), rows, fields, resumed))
+        loop = self.loops[processor]
+        rows = [read_row(loop, one) for one in host_io(processor).requests_in_batch]
+        fields = batch_fields(loop, processor, rows)
+        loop.starved, loop.preempted, loop.paged = set(), 0, False
+        loop.batches.append(Batch(loop.run.take_step(), rows, fields))
 
     def step(self, processor: Any, _model: Any) -> Generator[None, Any, None]:
         """The batch runs: host time from here to the moment its tokens are on the host."""
@@ -191,27 +158,17 @@ class Watcher:
         yield
         self.loops[processor].batches[-1].fields["step_ms"] = round((time.perf_counter() - started) * 1e3, 3)
 
-    def sample(self, runner: Any, scores: torch.Tensor, _output_ids: Any) -> Generator[None, Any, None]:
-        """Read raw logits, where the sampler runs eagerly and no processor has changed them."""
-        if not runner.pad_inputs and not runner.logit_processor.do_processing and runner in self.loops:
-            dtype = runner.cache.dtype
-            raw = scores[0].detach().to(dtype).cpu()  # the engine's own cast to float32 is exact, so this undoes it
-            self.loops[runner].batches[-1].logits = [_logit_fields(row) for row in raw]
-        yield
-
     def update(self, processor: Any) -> Generator[None, Any, None]:
         """Tokens of the oldest batch reach their requests."""
         loop = self.loops[processor]
+        if not loop.batches:
+            yield  # the last update of an asynchronous loop that never had a batch
+            return
         batch = loop.batches.popleft()
         before = [len(row.state.generated_tokens) for row in batch.rows]
         yield
         write_batch(loop, batch, before)
 
 
-def _logit_fields(row: torch.Tensor) -> dict[str, Any]:
-    ids, values = top_logits(row, TOP)
-    return {"ids": ids, "top_logits": values, "logits_sha256": row_sha256(row), "logit_dtype": dtype_name(row.dtype)}
-
-
 def _plain(value: Any) -> bool:
-    return isinstance(value, bool | int | float | str)
+    return isinstance(value, bool | int | float | str) or (isinstance(value, tuple | list) and all(map(_plain, value)))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from replay import __version__
+from replay.device import Sampler
 from replay.host import arithmetic_environment, library_versions, torch_facts, weights_sha256
 
 if TYPE_CHECKING:
@@ -93,6 +94,15 @@ def attention_backend(model: Any, launch: Launch) -> str | None:
     return SDPA_BACKENDS.get(choice)
 
 
+def compiled_parts(model: Any) -> bool:
+    """Return whether torch.compile has taken the model, a module of it, or its forward."""
+    return any(
+        getattr(module, "_compiled_call_impl", None) is not None
+        or hasattr(module.forward, "_torchdynamo_orig_callable")
+        for module in model.modules()
+    )
+
+
 def head_size(config: Any) -> int:
     """Return the width of one attention head."""
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
@@ -123,12 +133,11 @@ def write_engine(
         dtype=dtype_name(model.dtype),
         quantization="none" if getattr(model, "hf_quantizer", None) is None else type(model.hf_quantizer).__name__,
         tp_size=1,
-        graph_mode="eager",
-        isolation={"shared_batching": True},  # rows of one batch may belong to anybody
         host=os.uname().nodename,
         pid=os.getpid(),
         token_tag_key_id=recorder.tag_key_id,
-        observes=observes,
+        # Rows of one batch may belong to anybody.
+        **Sampler(recorder).engine_fields(observes, isolation={"shared_batching": True}),
     )
     return hash_weights(recorder, Path(model.config._name_or_path or "/nowhere"))
 

@@ -56,7 +56,7 @@ class Run:
     def __init__(self, recorder: Recorder, weights: threading.Thread) -> None:
         self.recorder, self.weights = recorder, weights
         self.next_step = 0
-        self._memory = FreeMemory()
+        self.memory = FreeMemory()
 
     def close(self) -> None:
         """Write what is left and end the file; a hash that takes too long is given up."""
@@ -65,10 +65,10 @@ class Run:
 
     def headroom(self) -> dict[str, Any]:
         """Return the memory fields of a batch that keeps its KV in free memory, without a pool."""
-        device = self._memory.device_mb()
+        device = self.memory.device_mb()
         if device is not None:
             return {"vram_free_mb": device, "headroom_mb": device, "headroom_source": "device"}
-        return {"headroom_mb": self._memory.host_mb(), "headroom_source": "host_memory"}
+        return {"headroom_mb": self.memory.host_mb(), "headroom_source": "host_memory"}
 
     def take_step(self) -> int:
         """Return the number of the engine step that starts now."""
@@ -127,6 +127,7 @@ def install(directory: Path | None = None) -> Callable[[], None]:
     AttributeError or ImportError when this transformers has not the functions that are watched.
     """
     from replay.engines import transformers_continuous, transformers_hooks
+    from replay.engines.transformers_facts import compiled_parts
     from replay.engines.transformers_static import OBSERVES, StaticCall
 
     target = directory or configured_directory()
@@ -138,7 +139,7 @@ def install(directory: Path | None = None) -> Callable[[], None]:
         if getattr(call.config, "is_assistant", False):
             return None
         run = recorders.run(call.model, call.model, {"batching": "static"}, OBSERVES)
-        if call.compiled:  # hooks inside a compiled forward would be traced into it
+        if call.compiled or compiled_parts(call.model):  # hooks inside a compiled forward would be traced into it
             run.recorder.write("event", what="not_recorded", detail={"reason": "compiled forward"})
             return None
         return StaticCall(run, call)

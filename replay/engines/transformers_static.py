@@ -126,7 +126,7 @@ class StaticCall:
             padded_tokens=launch.rows * launch.width,
             batch_fp=batch_fingerprint((self.req_ids[row], *counts[row]) for row in counts),
             shape=f"q={launch.width},k={keys},h={text.num_attention_heads},d={head_size(text)},tp=1",
-            graph_mode="eager",
+            graph_mode="eager",  # a compiled model is not recorded: `transformers_record.install`
             step_ms=round(launch.step_ms, 3),
             paging_on=launch.offloading,
             **self.run.headroom(),

@@ -21,6 +21,7 @@ from typing import Any
 
 import replay
 from replay import host
+from replay.device import Sampler
 from replay.engines import vllm_records as records
 from replay.engines import vllm_worker
 from replay.engines.vllm_observer import Observer
@@ -139,10 +140,10 @@ def _attach(core: Any, recorder: Recorder) -> Observer:
         host=socket.gethostname(),
         pid=os.getpid(),
         rank_hosts=[worker["host"] for worker in workers] or None,
-        observes=observes,
         token_tag_key_id=recorder.tag_key_id,
         clock={recorder.clock_id: _clock_pair()},
-        isolation={"shared_batching": True},  # this scheduler knows no tenants: any two requests may share a launch
+        # This scheduler knows no tenants: any two requests may share a launch.
+        **Sampler(recorder).engine_fields(observes, isolation={"shared_batching": True}),
         **kv,
         **fields | {"num_threads": threads, "environment": fields["environment"] | first.get("environment", {})},
     )

@@ -10,16 +10,16 @@ import jsonschema
 import pytest
 import torch
 from from_log import merged
-from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from replay.engines import transformers_static
 from replay.engines.transformers import install, plan_facts, request_ids
+from replay.engines.transformers_facts import compiled_parts
 from replay.host import weights_sha256
 from replay.record import token_ids_sha256
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = {kind: json.loads((ROOT / "schemas" / f"{kind}.v1.json").read_text())
-           for kind in ("engine", "request", "step", "batch", "event")}  # fmt: skip
+           for kind in ("engine", "request", "step", "batch", "event", "device")}  # fmt: skip
 
 
 def batch_of(prompts):
@@ -49,7 +49,7 @@ def test_a_recorded_run_has_the_bits_of_an_unrecorded_one(model, prompts, record
 def test_every_line_keeps_the_contract(model, prompts, recording):
     generate(model, prompts)
     records = recording()
-    assert {r["kind"] for r in records} == {"engine", "request", "batch", "step", "event"}
+    assert {r["kind"] for r in records} == {"engine", "request", "batch", "step", "event", "device"}
     for record in records:
         jsonschema.validate(record, SCHEMAS[record["kind"]])
         assert record.keys() <= SCHEMAS[record["kind"]]["properties"].keys()
@@ -132,6 +132,32 @@ def test_the_engine_record_says_what_the_model_and_machine_are(model, prompts, r
     assert engine["num_threads"] == torch.get_num_threads()
 
 
+def compiled_module(model):
+    torch._dynamo.reset()
+    model.model.layers[0].compile(backend="eager")
+    return lambda: setattr(model.model.layers[0], "_compiled_call_impl", None)
+
+
+def compiled_forward(model):
+    torch._dynamo.reset()
+    model.forward = torch.compile(model.forward, backend="eager")
+    return lambda: vars(model).pop("forward")
+
+
+@pytest.mark.parametrize("compile_it", [compiled_module, compiled_forward])
+def test_a_compiled_model_is_said_to_be_compiled_and_never_called_eager(model, prompts, recording, compile_it):
+    assert not compiled_parts(model)
+    undo = compile_it(model)
+    try:
+        generate(model, prompts[:1], new_tokens=2)
+    finally:
+        undo()
+    records = recording()
+    assert [r["detail"] for r in of(records, "event")] == [{"reason": "compiled forward"}]
+    assert not of(records, "batch")
+    assert "graph_mode" not in merged(records, "engine")
+
+
 def test_ids_are_left_out_unless_asked_for(model, prompts, tmp_path, monkeypatch):
     from from_log import read_log
 
@@ -161,54 +187,6 @@ def test_a_chunked_prefill_is_several_steps_with_one_token(model, prompts, recor
     steps = of(recording(), "step")
     assert [s["num_scheduled_tokens"] for s in steps] == [16, 16, 16, 1]
     assert [s.get("token_index") for s in steps] == [None, None, 0, 1]
-
-
-def continuous(model, prompts, **config):
-    settings = GenerationConfig(max_new_tokens=12, do_sample=False, eos_token_id=0)
-    result = model.generate_batch(prompts, generation_config=settings,
-                                  continuous_batching_config=ContinuousBatchingConfig(**config))  # fmt: skip
-    model.set_attn_implementation("sdpa")
-    return {name: output.generated_tokens for name, output in result.items()}
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_continuous_batching_is_recorded_as_it_ran(model, prompts, recording):
-    outputs = continuous(model, prompts, max_batch_tokens=64, num_blocks=32, page_size=32)
-    records = recording()
-    assert not of(records, "event", what="recorder_fault")
-    assert continuous(model, prompts, max_batch_tokens=64, num_blocks=32, page_size=32) == outputs
-    for name, tokens in outputs.items():
-        steps = sorted(of(records, "step", req_id=name), key=lambda r: r["step"])
-        assert [s["token_id"] for s in steps if "token_id" in s] == tokens
-        assert [s["top_token_ids"][0] for s in steps if "token_id" in s] == tokens
-        computed = 0
-        for step in steps:
-            assert step["num_computed_tokens"] == computed
-            computed += step["num_scheduled_tokens"]
-        assert merged(records, "request", req_id=name)["output_token_ids"] == tokens
-    for batch in of(records, "batch"):
-        rows = of(records, "step", engine_step=batch["engine_step"])
-        assert batch["batch_tokens"] == sum(r["num_scheduled_tokens"] for r in rows) <= 64
-        assert batch["batch_size"] == len(rows)
-    assert any(len([s for s in of(records, "step", req_id=n) if "token_id" not in s]) for n in outputs)  # split prompts
-    for record in records:
-        jsonschema.validate(record, SCHEMAS[record["kind"]])
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_a_full_cache_shows_as_preemption_and_recomputation(model, prompts, recording):
-    same_length = [(prompt * 4)[:30] for prompt in prompts[:6]]  # all need a second block at the same time
-    outputs = continuous(model, same_length, max_batch_tokens=256, num_blocks=7, page_size=32)
-    records = recording()
-    assert not of(records, "event", what="recorder_fault")
-    preempted = {event["req_id"] for event in of(records, "event", what="preemption")}
-    assert preempted
-    assert {r["req_id"] for r in of(records, "step", resumed=True)} == preempted
-    assert any(r["paging_on"] for r in of(records, "batch"))
-    for name, tokens in outputs.items():
-        steps = [s for s in of(records, "step", req_id=name) if "token_id" in s]
-        assert [s["token_index"] for s in steps] == list(range(len(tokens)))
-        assert [s["token_id"] for s in steps] == tokens
 
 
 PROGRAM = """
