@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from forensics.errors import ForensicsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from forensics.store import Store
     from forensics.timeline import Thresholds
@@ -21,6 +23,26 @@ app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Postmortems of LLM serving: same prompt, same checkpoint, temperature 0, different answer. Why?",
 )  # fmt: skip
+
+
+class Grouped(TyperCommand):
+    """A command whose `--help` lists options under their `rich_help_panel`, in plain text as everywhere."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write a section for each group, in the order in which they first come."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            plain = "Arguments" if param.param_type_name == "argument" else "Options"
+            if (entry := param.get_help_record(ctx)) is not None:
+                groups.setdefault(getattr(param, "rich_help_panel", None) or plain, []).append(entry)
+        for title, entries in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(entries)
+
+
+def examples(*commands: str) -> str:
+    """Return the end of a `--help`: commands as they are typed. The first character keeps lines from being joined."""
+    return "\n".join(("\b", "Examples:", *(f"  {one}" for one in commands)))
 
 
 class ListFormat(StrEnum):
