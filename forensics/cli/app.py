@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -52,11 +53,30 @@ class ListFormat(StrEnum):
     json = "json"
 
 
+MOST_COMPLETED = 50
+
+
+def known_requests(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Complete a request id from the store. Says nothing when it cannot: a shell waits for the answer.
+
+    Ids come from a log: those that a shell would not take as one plain word are left out.
+    """
+    with contextlib.suppress(Exception), opened(Path(ctx.params.get("db") or STORE)) as store:
+        ids = store.ask("ids_like", req_id=incomplete)["req_id"].to_list()
+        return [name for name in ids if shlex.quote(name) == name][:MOST_COMPLETED]
+    return []
+
+
 Db = Annotated[
     Path, typer.Option("--db", envvar="FORENSICS_DB", readable=False, help="The store: a DuckDB index of the log.")
 ]
-ReqId = Annotated[str, typer.Argument(metavar="REQ", help="Request id: the engine's or the client's.")]
-Against = Annotated[str | None, typer.Option("--against", metavar="REQ", help="Compare with this request.")]
+ReqId = Annotated[
+    str, typer.Argument(metavar="REQ", help="Request id: the engine's or the client's.", autocompletion=known_requests)
+]
+Against = Annotated[
+    str | None,
+    typer.Option("--against", metavar="REQ", help="Compare with this request.", autocompletion=known_requests),
+]
 FreeMb = Annotated[float, typer.Option("--free-mb", help="Below this much free memory the regime is memory_pressured.")]
 QueueMs = Annotated[float, typer.Option("--queue-p95-ms", help="Above this queue p95 the regime is queue_degraded.")]
 AsList = Annotated[ListFormat, typer.Option("--format", help="A table to read, or JSON for programs.")]

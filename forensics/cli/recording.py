@@ -59,8 +59,8 @@ def amount(name: str, unit: str, help: str, group: str) -> typer.models.OptionIn
 @app.command(
     cls=Grouped, context_settings={"ignore_unknown_options": True},
     epilog=examples(
-        "forensics record -o rec -- python -m vllm.entrypoints.openai.api_server …",
-        "forensics record --with-ids -- python tools/tiny_service.py MODEL",
+        "forensics record --with-ids -o rec -- vllm serve MODEL",
+        "forensics record -- python tools/tiny_service.py fixtures/models/tiny-llama",
         "forensics record --python /srv/venv/bin/python -- vllm serve MODEL",
         "forensics record --ring 60 --trigger thin_margin --keep-mb 2048 -- …",
     ),

@@ -120,7 +120,7 @@ class StaticCall:
 
     def _real_tokens(self, row: int, end: int) -> int:
         """Return how many positions before `end` are not padding; all generated ones are real."""
-        width = self.real.shape[1]
+        width: int = self.real.shape[1]
         return self.real_before[row][min(end, width)] + max(0, end - width)
 
     def _write_batch(self, step: int, launch: Launch, counts: dict[int, tuple[int, int]]) -> None:
