@@ -24,20 +24,16 @@ REQUEST = re.compile(rb'"run_id":\s*"([^"]*)".*?"req_id":\s*("(?:[^"\\]|\\.)*")'
 LONGEST_LINE = 16 << 20
 
 
-@dataclass
+@dataclass(frozen=True)
 class Cost:
-    """What recorders say of themselves as they close, over all processes: seconds and bytes."""
+    """What recorders say of themselves, over all processes: seconds in hooks, of CPU to write, and of the run.
 
-    hook_s: float = 0.0
-    writer_cpu_s: float = 0.0
-    bytes: float = 0.0
-    wall_s: float = 0.0
+    wall_s is that of the longest: processes record at the same time.
+    """
 
-    def add(self, detail: dict[str, Any]) -> None:
-        """Add one process. Shares are of the longest run: processes record at the same time."""
-        for name in ("hook_s", "writer_cpu_s", "bytes"):
-            setattr(self, name, getattr(self, name) + _number(detail.get(name)))
-        self.wall_s = max(self.wall_s, _number(detail.get("wall_s")))
+    hook_s: float
+    writer_cpu_s: float
+    wall_s: float
 
     def share(self) -> float | None:
         """Return which part of the time the serving threads spent in hooks; None where that is not on record."""
@@ -79,7 +75,7 @@ def summary(exit_code: int, files: Sequence[Path]) -> Recording:
     """Count what is in the files of a recording."""
     found = Recording(exit_code, tuple(files))
     requests: set[tuple[bytes, bytes]] = set()
-    lost = _Lost()
+    told = _Told()
     damaged = []
     for path in files:
         try:
@@ -93,23 +89,25 @@ def summary(exit_code: int, files: Sequence[Path]) -> Recording:
                 if named := REQUEST.search(line):
                     requests.add((named[1], named[2]))
                 if kind[1] == b"event":
-                    lost.note(found, line)
+                    told.note(line)
         except (Broken, ForensicsError, OSError):
             damaged.append(path)
     found.requests, found.damaged = len(requests), tuple(damaged)
-    found.dropped, found.faults, found.thinned = (sum(one.values()) for one in (lost.drops, lost.faults, lost.thinned))
+    found.dropped, found.faults, found.thinned = (one.total() for one in (told.drops, told.faults, told.thinned))
+    found.cost = told.cost()
     return found
 
 
-class _Lost:
-    """What each writer says it lost. Its counts run from its start, so its highest one holds."""
+class _Told:
+    """What each writer says of itself. Its counts run from its start, so its highest one holds."""
 
     def __init__(self) -> None:
         self.drops: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self.thinned: Counter[str] = Counter()
+        self.costs: dict[str, dict[str, Any]] = {}
 
-    def note(self, found: Recording, line: bytes) -> None:
+    def note(self, line: bytes) -> None:
         """Take notice of one event."""
         try:
             event = json.loads(line)
@@ -125,8 +123,16 @@ class _Lost:
         elif what == "thinned":
             self.thinned[writer] = max(self.thinned[writer], int(_number(detail.get("records"))))
         elif what == "recorder_cost":
-            found.cost = found.cost or Cost()
-            found.cost.add(detail)
+            self.costs[writer] = detail  # later lines hold the later totals
+
+    def cost(self) -> Cost | None:
+        """Return what the last word of every writer adds up to; None where no recorder says."""
+        if not self.costs:
+            return None
+        hooks, writing, wall = (
+            [_number(one.get(name)) for one in self.costs.values()] for name in ("hook_s", "writer_cpu_s", "wall_s")
+        )
+        return Cost(sum(hooks), sum(writing), max(wall))
 
 
 def _number(value: Any) -> float:

@@ -301,6 +301,7 @@ def test_losses_and_cost_are_added_up_over_writers_and_packed_segments(
     engine = b'{"kind":"engine","run_id":"r"}\n'
     first = engine + event("a", "drops", dropped=3) + event("a", "recorder_fault", count=1)
     second = event("a", "drops", dropped=5) + event("a", "recorder_fault", count=40) + event("a", "thinned", records=7)
+    second += event("a", "recorder_cost", hook_s=0.1, writer_cpu_s=0.2, wall_s=10.0)  # so far; its last word follows
     cost = {"hook_s": 0.5, "writer_cpu_s": 1.5, "wall_s": 50.0, "bytes": 10, "records": 2}
     other = event("b", "drops", dropped=2) + event("b", "recorder_fault", fault="x") + b"not json\n"
     other += event("a", "recorder_cost", **cost) + event("b", "recorder_cost", **cost | {"wall_s": 40.0})
@@ -312,9 +313,9 @@ def test_losses_and_cost_are_added_up_over_writers_and_packed_segments(
     (made / "torn.jsonl.gz").write_bytes(gzip.compress(engine + os.urandom(400))[:-200])
     (made / "other.txt").write_bytes(engine)
     done = recorded(tmp_path / "out", f"import shutil; shutil.copytree({str(made)!r}, out, dirs_exist_ok=True)")
-    assert done.records == {"engine": 2, "event": 9}
+    assert done.records == {"engine": 2, "event": 10}
     assert (done.dropped, done.faults, done.thinned) == (7, 41, 7)
-    assert done.cost == Cost(hook_s=1.0, writer_cpu_s=3.0, bytes=20, wall_s=50.0)
+    assert done.cost == Cost(hook_s=1.0, writer_cpu_s=3.0, wall_s=50.0)
     assert [path.name for path in done.damaged] == ["torn.jsonl.gz"]
     assert len(done.files) == 4
     copy = f"import os, shutil; shutil.copytree({str(made)!r}, os.environ['FORENSICS_RECORD'], dirs_exist_ok=True)"

@@ -36,8 +36,9 @@ class StaticCall:
 
     def __init__(self, run: Run, call: Call) -> None:
         self.run, self.call = run, call
-        rows, width = call.input_ids.shape
-        mask = call.padding_mask
+        rows: int = call.input_ids.shape[0]
+        width: int = call.input_ids.shape[1]
+        self.width, mask = width, call.padding_mask
         self.real = torch.ones((rows, width), dtype=torch.bool) if mask is None else mask[:, -width:].bool().cpu()
         self.prompts = [ids[row].tolist() for ids, row in zip(call.input_ids.cpu(), self.real, strict=True)]
         self.real_before: list[list[int]] = [[0, *row] for row in self.real.int().cumsum(-1).tolist()]
@@ -114,19 +115,19 @@ class StaticCall:
     def _row_plan(self, row: int) -> dict[str, str]:
         """Return the plan factors of one row; a row of padding alone counts as padded to the right."""
         left = int(self.real[row].int().argmax())
-        right = self.real.shape[1] - left - len(self.prompts[row])
+        right = self.width - left - len(self.prompts[row])
         plan = {"batch.row": str(row), "batch.left_pad": str(left)}
         return plan | {"batch.right_pad": str(right)} if right else plan
 
     def _real_tokens(self, row: int, end: int) -> int:
         """Return how many positions before `end` are not padding; all generated ones are real."""
-        width: int = self.real.shape[1]
-        return self.real_before[row][min(end, width)] + max(0, end - width)
+        generated = max(0, end - self.width)
+        return self.real_before[row][end - generated] + generated
 
     def _write_batch(self, step: int, launch: Launch, counts: dict[int, tuple[int, int]]) -> None:
         text = self.call.model.config.get_text_config()
         keys = launch.cache_length + launch.width
-        use_cache = launch.cache_length > 0 or launch.width <= self.real.shape[1]
+        use_cache = launch.cache_length > 0 or launch.width <= self.width
         self.run.recorder.write(
             "batch",
             engine_step=step,
