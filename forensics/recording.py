@@ -1,117 +1,132 @@
-"""Run a command with the recorder on, and say loudly when no recorder reported in.
+"""Run a command with the recorder on, and hand on to it what is sent to us.
 
-The recorders live in `replay.engines` and load themselves: vLLM through its plugin entry point, transformers
-through a `sitecustomize` that this module puts on the child's path. Nothing is imported here.
+The recorders live in `replay.engines` and load themselves from one folder that this module puts on the child's path:
+vLLM through its plugin entry point, transformers through a `sitecustomize`. Nothing is imported here.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import signal
 import subprocess
 import tempfile
 import time
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forensics.errors import ForensicsError
+from forensics.recorded import Recording, is_recording, summary
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+
+HANDED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+LOOK_SECONDS = 0.2
+"""How often to look whether the child still runs."""
 
 
 @dataclass(frozen=True)
-class Recording:
-    """What a recorded command left: its exit code, the files written, records by kind, and what was lost.
+class Settings:
+    """How to record; what is None or empty is left to the recorder, or to the variable that the user has set.
 
-    exit_code: as a shell gives it, 128 + n after signal n. requests: how many requests the records are about.
+    A field is the variable FORENSICS_RECORD_<NAME>, `replica` is FORENSICS_REPLICA. `_mb` are MiB, `_s` seconds.
     """
 
-    exit_code: int
-    files: tuple[Path, ...]
-    records: Counter[str] = field(default_factory=Counter)
-    requests: int = 0
-    dropped: int = 0
-    faults: int = 0
+    ids: bool = False
+    replica: str | None = None
+    compress: str | None = None
+    segment_mb: float | None = None
+    segment_s: float | None = None
+    keep_mb: float | None = None
+    keep_s: float | None = None
+    ring_s: float | None = None
+    triggers: tuple[str, ...] = ()
+    sample: int | None = None
+    device_s: float | None = None
 
-    @property
-    def reported(self) -> bool:
-        """Return whether an engine's recorder wrote its engine record."""
-        return self.records["engine"] > 0
+    def variables(self) -> dict[str, str]:
+        """Return the environment variables that say so."""
+        names = {name: f"FORENSICS_RECORD_{name.upper()}" for name in vars(self)} | {"replica": "FORENSICS_REPLICA"}
+        return {names[name]: _written(value) for name, value in vars(self).items() if value}
 
 
-def record(command: Sequence[str], directory: Path, *, with_ids: bool, replica: str | None) -> Recording:
-    """Run the command until it ends, hand signals on, and count what its recorders wrote."""
+def _written(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return str(int(value)) if isinstance(value, (bool, float)) and value == int(value) else str(value)
+
+
+def prepare(directory: Path) -> None:
+    """Make the folder of a recording, and make sure that it can be written before a server starts."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        before = set(directory.iterdir())
         with tempfile.TemporaryFile(dir=directory) as probe:
             probe.write(b"\n")
     except OSError as fault:
         raise ForensicsError(
             f"{directory}: cannot write a recording there: {fault.strerror}", 3, "choose another --out"
         ) from None
-    try:
-        child = subprocess.Popen(list(command), env=environment(directory, with_ids=with_ids, replica=replica))
-    except OSError as fault:
-        raise ForensicsError(
-            f"cannot start {command[0]!r}: {fault.strerror}", 3, "check the command after --"
-        ) from None
-    files = (path for path in _wait(child, directory) if path not in before and path.suffix == ".jsonl")
-    code = child.returncode
-    return _summary(code if code >= 0 else 128 - code, tuple(sorted(files)))
 
 
-def environment(directory: Path, *, with_ids: bool, replica: str | None) -> dict[str, str]:
-    """Return the child's environment: where to record, and the folder that loads the transformers recorder."""
+def environment(directory: Path, settings: Settings) -> dict[str, str]:
+    """Return the child's environment: where and how to record, and the folder that loads the recorders."""
     spec = find_spec("replay")
     if spec is None or spec.origin is None:
         raise ForensicsError("the package `replay` is not installed", 3, "install inference-forensics again")
-    autoload = str(Path(spec.origin).parent / "autoload")
+    autoload = str(Path(spec.origin).parent.resolve() / "autoload")
     path = [autoload, *filter(None, [os.environ.get("PYTHONPATH")])]
     changed = {"FORENSICS_RECORD": str(directory.resolve()), "PYTHONPATH": os.pathsep.join(path)}
-    if with_ids:
-        changed["FORENSICS_RECORD_IDS"] = "1"
-    if replica:
-        changed["FORENSICS_REPLICA"] = replica
-    return os.environ | changed
+    return os.environ | settings.variables() | changed
 
 
-def _wait(child: subprocess.Popen[bytes], directory: Path) -> list[Path]:
-    """Wait for the child; SIGTERM is handed on, SIGINT reaches it by itself (same process group)."""
-    previous = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-    try:
-        while True:
-            try:
-                child.wait()
-                break
-            except KeyboardInterrupt:
-                continue  # the child got it too and decides when to end; a second one reaches it as well
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+def record(command: Sequence[str], directory: Path, variables: Mapping[str, str]) -> Recording:
+    """Run the command until it ends, hand signals on, and count what its recorders wrote into the folder.
+
+    variables: the child's environment, from `environment`.
+    """
+    before = set(directory.iterdir())
+    with _signals_held() as inherited:
+        try:
+            child = subprocess.Popen(
+                list(command), env=dict(variables), preexec_fn=lambda: _set_signal_mask(inherited)
+            )  # the child must not start with our signals held
+        except OSError as fault:
+            raise ForensicsError(
+                f"cannot start {command[0]!r}: {fault.strerror}", 3, "check the command after --"
+            ) from None
+        _wait(child)
     time.sleep(0.3)  # engine processes of a server may close their file a moment after it
-    return list(directory.iterdir())
+    files = sorted(path for path in directory.iterdir() if path not in before and is_recording(path))
+    code = child.returncode
+    return summary(code if code >= 0 else 128 - code, files)
 
 
-def _summary(exit_code: int, files: tuple[Path, ...]) -> Recording:
-    records: Counter[str] = Counter()
-    requests: set[tuple[str, str]] = set()
-    dropped = faults = 0
-    for path in files:
-        with path.open("rb") as lines:
-            for line in lines:
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    continue  # a torn last line; ingest will report it
-                records[entry.get("kind", "?")] += 1
-                if "req_id" in entry:
-                    requests.add((entry.get("run_id", ""), entry["req_id"]))
-                if entry.get("what") == "drops":
-                    dropped = max(dropped, int(entry["detail"]["dropped"]))
-                faults += entry.get("what") == "recorder_fault"
-    return Recording(exit_code, files, records, len(requests), dropped, faults)
+def _wait(child: subprocess.Popen[bytes]) -> None:
+    """Wait for the child to end; what another process sends to us reaches the child.
+
+    What the terminal sends (Ctrl-C, hanging up) has already reached it, as it reaches the whole process group: handed
+    on, it would come twice, and servers take a second Ctrl-C as an order to drop their requests. sudo(8) does the same.
+    """
+    while child.poll() is None:
+        sent = signal.sigtimedwait(HANDED_ON, LOOK_SECONDS)
+        if sent is not None and sent.si_code <= 0:  # SI_USER and its like; above 0: the kernel, for the terminal
+            child.send_signal(sent.si_signo)
+    while signal.sigtimedwait(HANDED_ON, 0) is not None:
+        pass  # what came as it ended was meant for it
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[set[int]]:
+    """Hold the signals that are handed on, so that none is lost; give the mask that was in force before."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDED_ON)
+    try:
+        yield before
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _set_signal_mask(mask: set[int]) -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from forensics import reports
-from forensics.cli.app import STORE, Against, Db, FreeMb, QueueMs, ReqId, app, limits, opened, refuse_store
+from forensics.cli.app import STORE, Against, Db, FreeMb, QueueMs, ReqId, app, examples, limits, opened, refuse_store
 from forensics.console import say
 from forensics.errors import ForensicsError
 from forensics.registry import members, names
@@ -19,7 +19,12 @@ Format = StrEnum("Format", names(reports))  # type: ignore[misc] # one choice fo
 TERMINAL = Format("terminal")
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "forensics explain batch-6",
+        "forensics explain batch-6 --against again-6 --format markdown",
+    )
+)
 def explain(
     req_id: ReqId, against: Against = None, db: Db = STORE,
     format: Annotated[Format, typer.Option("--format", help="How to show it.")] = TERMINAL,
@@ -34,7 +39,7 @@ def explain(
     raise typer.Exit(explanation.exit_code)
 
 
-@app.command()
+@app.command(epilog=examples("forensics export batch-6 -o review/batch-6.md"))
 def export(
     req_id: ReqId,
     out: Annotated[Path, typer.Option("--out", "-o", help="The review; pictures go beside it.")] = Path("review.md"),

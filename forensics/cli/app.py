@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from forensics.errors import ForensicsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from forensics.store import Store
     from forensics.timeline import Thresholds
@@ -23,6 +26,26 @@ app = typer.Typer(
 )  # fmt: skip
 
 
+class Grouped(TyperCommand):
+    """A command whose `--help` lists options under their `rich_help_panel`, in plain text as everywhere."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write a section for each group, in the order in which they first come."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            plain = "Arguments" if param.param_type_name == "argument" else "Options"
+            if (entry := param.get_help_record(ctx)) is not None:
+                groups.setdefault(getattr(param, "rich_help_panel", None) or plain, []).append(entry)
+        for title, entries in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(entries)
+
+
+def examples(*commands: str) -> str:
+    """Return the end of a `--help`: commands as they are typed. The first character keeps lines from being joined."""
+    return "\n".join(("\b", "Examples:", *(f"  {one}" for one in commands)))
+
+
 class ListFormat(StrEnum):
     """How a list is shown."""
 
@@ -30,11 +53,30 @@ class ListFormat(StrEnum):
     json = "json"
 
 
+MOST_COMPLETED = 50
+
+
+def known_requests(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Complete a request id from the store. Says nothing when it cannot: a shell waits for the answer.
+
+    Ids come from a log: those that a shell would not take as one plain word are left out.
+    """
+    with contextlib.suppress(Exception), opened(Path(ctx.params.get("db") or STORE)) as store:
+        ids = store.ask("ids_like", req_id=incomplete)["req_id"].to_list()
+        return [name for name in ids if shlex.quote(name) == name][:MOST_COMPLETED]
+    return []
+
+
 Db = Annotated[
     Path, typer.Option("--db", envvar="FORENSICS_DB", readable=False, help="The store: a DuckDB index of the log.")
 ]
-ReqId = Annotated[str, typer.Argument(metavar="REQ", help="Request id: the engine's or the client's.")]
-Against = Annotated[str | None, typer.Option("--against", metavar="REQ", help="Compare with this request.")]
+ReqId = Annotated[
+    str, typer.Argument(metavar="REQ", help="Request id: the engine's or the client's.", autocompletion=known_requests)
+]
+Against = Annotated[
+    str | None,
+    typer.Option("--against", metavar="REQ", help="Compare with this request.", autocompletion=known_requests),
+]
 FreeMb = Annotated[float, typer.Option("--free-mb", help="Below this much free memory the regime is memory_pressured.")]
 QueueMs = Annotated[float, typer.Option("--queue-p95-ms", help="Above this queue p95 the regime is queue_degraded.")]
 AsList = Annotated[ListFormat, typer.Option("--format", help="A table to read, or JSON for programs.")]

@@ -8,12 +8,17 @@ from typing import Annotated
 
 import typer
 
-from forensics.cli.app import STORE, AsList, Db, FreeMb, ListFormat, QueueMs, ReqId, app, limits, opened
+from forensics.cli.app import STORE, AsList, Db, FreeMb, ListFormat, QueueMs, ReqId, app, examples, limits, opened
 from forensics.console import progress, say, table
 from forensics.errors import ForensicsError
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "forensics ingest fixtures/incidents/transformers-tiny-batch/log",
+        "forensics ingest --db night.duckdb LOG.jsonl.zst OTHER-HOST/",
+    )
+)
 def ingest(
     paths: Annotated[
         list[Path], typer.Argument(metavar="PATH…", readable=False, help="Logs, verdicts, or folders of them.")
@@ -65,7 +70,7 @@ def _remove_if_empty(db: Path) -> None:
             db.unlink()
 
 
-@app.command()
+@app.command(epilog=examples("forensics quarantine", "forensics quarantine --format json"))
 def quarantine(db: Db = STORE, format: AsList = ListFormat.table) -> None:
     """Show what was set aside, and why."""
     with opened(db) as store:
@@ -74,7 +79,7 @@ def quarantine(db: Db = STORE, format: AsList = ListFormat.table) -> None:
     table(head, [[row[name] for name in head] for row in rows], as_json=format is ListFormat.json)
 
 
-@app.command()
+@app.command(epilog=examples("forensics incidents", "forensics incidents --format json --free-mb 2048"))
 def incidents(
     db: Db = STORE, format: AsList = ListFormat.table, free_mb: FreeMb = 1024.0, queue_p95_ms: QueueMs = 50.0,
 ) -> None:  # fmt: skip
@@ -91,7 +96,7 @@ def incidents(
     raise typer.Exit(1 if found else 0)
 
 
-@app.command()
+@app.command(epilog=examples("forensics contract batch-6", "forensics contract batch-6 --format json"))
 def contract(req_id: ReqId, db: Db = STORE, format: AsList = ListFormat.table) -> None:
     """Show what is on record of a request, what is missing, and what each missing field stops us from claiming."""
     from forensics.coverage import coverage, record_first

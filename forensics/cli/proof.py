@@ -8,12 +8,17 @@ from typing import Annotated
 
 import typer
 
-from forensics.cli.app import STORE, Against, Db, ReqId, app, limits, opened, refuse_store
+from forensics.cli.app import STORE, Against, Db, ReqId, app, examples, limits, opened, refuse_store
 from forensics.console import say, table
 from forensics.errors import ForensicsError
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "forensics case batch-6 -o case.json",
+        "python -m replay case.json -o verdict.json      # where torch is",
+    )
+)
 def case(
     req_id: ReqId,
     out: Annotated[Path, typer.Option("--out", "-o", help="The case file to write.")] = Path("case.json"),
@@ -32,7 +37,13 @@ def case(
     say(f"wrote {out}; replay it where torch is: python -m replay {out} -o verdict.json")
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "forensics replay batch-6",
+        "forensics replay batch-6 --pin-algo batch.left_pad=0 --timeout 300",
+        "forensics replay REQ --model MODEL --python /srv/venv/bin/python",
+    )
+)
 def replay(
     req_id: ReqId,
     pin_algo: Annotated[

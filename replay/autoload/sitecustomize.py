@@ -1,8 +1,9 @@
-"""Switch the transformers recorder on in a process that knows nothing of it.
+"""Switch the recorders on in a process that knows nothing of them, and has not even `replay` installed.
 
 Python imports this file at start when its folder is on PYTHONPATH. With FORENSICS_RECORD set, `install()` runs once
-`transformers.generation.utils` is imported, and not before: nothing else is imported here. A sitecustomize that this
-one shadows still runs. Nothing in here raises.
+`transformers.generation.utils` is imported, and not before: nothing else is imported here. vLLM finds its recorder by
+itself, through the entry point in the `.dist-info` beside this file. A sitecustomize that this one shadows still runs.
+Nothing in here raises.
 """
 
 from __future__ import annotations
@@ -41,6 +42,25 @@ class RecordAfterImport:
         return spec
 
 
+class FindReplay:
+    """Import hook for `replay` where it is not installed.
+
+    It lies in a checkout or in another interpreter's site-packages: nothing else in there is for this process, so that
+    folder does not go on the path.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Find the package `replay`; its modules follow from it."""
+        if name != "replay":
+            return None
+        from importlib.machinery import PathFinder
+
+        return PathFinder.find_spec(name, [self.root])
+
+
 def start_recorder() -> None:
     """Start the recorder; say on stderr if that fails, and let the program go on."""
     try:
@@ -66,9 +86,7 @@ def start() -> None:
     here = os.path.dirname(os.path.realpath(__file__))  # noqa: PTH120 - no pathlib in every process that starts
     try:
         if os.environ.get("FORENSICS_RECORD"):
-            root = os.path.dirname(os.path.dirname(here))  # noqa: PTH120
-            if root not in sys.path:
-                sys.path.append(root)  # where `replay` lies, should PYTHONPATH be all that points to it
+            sys.meta_path.append(FindReplay(os.path.dirname(os.path.dirname(here))))  # noqa: PTH120
             sys.meta_path.insert(0, RecordAfterImport())
         run_shadowed(here)
     except Exception as fault:  # noqa: BLE001 - the interpreter must start

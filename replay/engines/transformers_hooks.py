@@ -71,6 +71,8 @@ class Listener(Protocol):
 
 
 Guard = Callable[[Callable[..., Any]], Callable[..., Any]]
+Top = tuple[list[int], list[float]]
+"""Ids and values of the highest logits of one row."""
 
 
 def install(listen: Callable[[Call], Listener | None], guard: Guard) -> Callable[[], None]:
@@ -162,21 +164,28 @@ def first_attention(model: Any) -> Any:
 
 def row_sha256(row: torch.Tensor) -> str:
     """Return sha256 over the raw bytes of one row of logits, in its own dtype: equal hashes are equal bits."""
-    return hashlib.sha256(row.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+    return hashlib.sha256(row.contiguous().view(torch.uint8).numpy()).hexdigest()
 
 
-def top_logits(row: torch.Tensor, count: int) -> tuple[list[int], list[float]]:
-    """Return the highest logits with their ids, highest first; ties come lowest id first, as argmax takes them."""
-    rest = row.float()  # exact for every dtype that logits come in
-    if rest.data_ptr() == row.data_ptr():
-        rest = rest.clone()
-    ids, values = [], []
-    for _ in range(min(count, rest.numel())):
-        best = int(rest.argmax())
-        ids.append(best)
-        values.append(float(rest[best]))
-        rest[best] = float("-inf")
-    return ids, values
+def top_logits(row: torch.Tensor, count: int) -> Top:
+    """Return the highest logits of a row with their ids, highest first; ties lowest id first, as argmax takes them."""
+    return top_of_rows(row[None], count)[0]
+
+
+def top_of_rows(logits: torch.Tensor, count: int) -> list[Top]:
+    """Return `top_logits` of every row of (rows, vocabulary), in one pass.
+
+    topk takes any of equal values. So one more is asked for: only where it ties with the last does a row need a look.
+    """
+    values, ids = logits.topk(min(count + 1, logits.shape[1]), dim=-1)
+    found = []
+    for row, (tops, at) in enumerate(zip(values.tolist(), ids.tolist(), strict=True)):
+        if len(tops) > count and tops[count - 1] == tops[count]:
+            at = (logits[row] >= tops[count]).nonzero().flatten().tolist()
+            tops = logits[row, at].tolist()
+        best = sorted(zip(tops, at, strict=True), key=lambda one: (-one[0], one[1]))[:count]
+        found.append(([one for _, one in best], [value for value, _ in best]))
+    return found
 
 
 def _call(model: Any, input_ids: torch.Tensor, kwargs: dict[str, Any]) -> Call:

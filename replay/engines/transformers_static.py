@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from replay.engines.transformers_facts import decode_config, dtype_name, head_size, launch_plan, stop_token_ids
-from replay.engines.transformers_hooks import row_sha256, top_logits
+from replay.engines.transformers_hooks import row_sha256, top_of_rows
 from replay.engines.transformers_record import caller_plan, caller_request_ids
 from replay.record import batch_fingerprint, token_ids_sha256
 
 if TYPE_CHECKING:
-    from replay.engines.transformers_hooks import Call, Launch
+    from replay.engines.transformers_hooks import Call, Launch, Top
     from replay.engines.transformers_record import Run
 
 TOP = 2
@@ -36,11 +36,13 @@ class StaticCall:
 
     def __init__(self, run: Run, call: Call) -> None:
         self.run, self.call = run, call
-        rows, width = call.input_ids.shape
-        mask = call.padding_mask
+        rows: int = call.input_ids.shape[0]
+        width: int = call.input_ids.shape[1]
+        self.width, mask = width, call.padding_mask
         self.real = torch.ones((rows, width), dtype=torch.bool) if mask is None else mask[:, -width:].bool().cpu()
         self.prompts = [ids[row].tolist() for ids, row in zip(call.input_ids.cpu(), self.real, strict=True)]
-        self.left_pads = [int(row.int().argmax()) for row in self.real]
+        self.real_before: list[list[int]] = [[0, *row] for row in self.real.int().cumsum(-1).tolist()]
+        self.row_plans = [self._row_plan(row) for row in range(rows)]
         self.known_plan = dict(caller_plan.get())
         named, name = caller_request_ids.get(), secrets.token_hex(4)
         self.req_ids = list(named) if len(named) == rows else [f"{name}-{row}" for row in range(rows)]
@@ -103,20 +105,29 @@ class StaticCall:
         (launch, step), self.pending = self.pending, None
         running = [row for row in range(launch.rows) if self.reasons[row] is None]
         start, end = launch.cache_length, launch.cache_length + launch.width
-        counts = {row: (self._real_tokens(row, start, end), self._real_tokens(row, 0, start)) for row in running}
+        before = {row: self._real_tokens(row, start) for row in running}
+        counts = {row: (self._real_tokens(row, end) - computed, computed) for row, computed in before.items()}
         self._write_batch(step, launch, counts)
-        for row, (scheduled, computed) in counts.items():
-            self._write_step(step, launch, row, scheduled, computed, None if tokens is None else tokens[row])
+        tops = top_of_rows(launch.logits, TOP)
+        for row in running:
+            self._write_step(step, launch, row, counts[row], None if tokens is None else tokens[row], tops[row])
 
-    def _real_tokens(self, row: int, start: int, end: int) -> int:
-        """Return how many positions of [start, end) are not padding; all generated ones are real."""
-        generated: int = max(0, end - max(start, self.real.shape[1]))
-        return int(self.real[row, start:end].sum()) + generated
+    def _row_plan(self, row: int) -> dict[str, str]:
+        """Return the plan factors of one row; a row of padding alone counts as padded to the right."""
+        left = int(self.real[row].int().argmax())
+        right = self.width - left - len(self.prompts[row])
+        plan = {"batch.row": str(row), "batch.left_pad": str(left)}
+        return plan | {"batch.right_pad": str(right)} if right else plan
+
+    def _real_tokens(self, row: int, end: int) -> int:
+        """Return how many positions before `end` are not padding; all generated ones are real."""
+        generated = max(0, end - self.width)
+        return self.real_before[row][end - generated] + generated
 
     def _write_batch(self, step: int, launch: Launch, counts: dict[int, tuple[int, int]]) -> None:
         text = self.call.model.config.get_text_config()
         keys = launch.cache_length + launch.width
-        use_cache = launch.cache_length > 0 or launch.width <= self.real.shape[1]
+        use_cache = launch.cache_length > 0 or launch.width <= self.width
         self.run.recorder.write(
             "batch",
             engine_step=step,
@@ -134,11 +145,11 @@ class StaticCall:
         )
 
     def _write_step(
-        self, step: int, launch: Launch, row: int, scheduled: int, computed: int, token: int | None
+        self, step: int, launch: Launch, row: int, counts: tuple[int, int], token: int | None, top: Top
     ) -> None:
+        (scheduled, computed), (ids, values) = counts, top
         recorder, index = self.run.recorder, len(self.outputs[row])
-        ids, values = top_logits(launch.logits[row], TOP)
-        right_pad = self.real.shape[1] - self.left_pads[row] - len(self.prompts[row])
+        tags = {} if token is None else {one: recorder.token_tag(index, one) for one in {token, *ids}}
         recorder.write(
             "step",
             req_id=self.req_ids[row],
@@ -150,16 +161,15 @@ class StaticCall:
             num_computed_tokens=computed,
             queue_ms=round((launch.started - self.arrived) * 1e3, 3) if self.steps[row] == 0 else None,
             token_index=None if token is None else index,
-            token_tag=None if token is None else recorder.token_tag(index, token),
+            token_tag=None if token is None else tags[token],
             token_id=token if recorder.with_ids else None,
-            top_token_tags=None if token is None else [recorder.token_tag(index, one) for one in ids],
+            top_token_tags=None if token is None else [tags[one] for one in ids],
             top_token_ids=ids if recorder.with_ids else None,
             top_logits=values,
             margin=values[0] - values[1] if len(values) == TOP else None,
             logit_dtype=dtype_name(launch.logits.dtype),
             logits_sha256=row_sha256(launch.logits[row]),
-            plan={"batch.row": str(row), "batch.left_pad": str(self.left_pads[row])}
-            | ({"batch.right_pad": str(right_pad)} if right_pad else {}),
+            plan=self.row_plans[row],
         )
         self.steps[row] += 1
         if token is not None:

@@ -229,3 +229,17 @@ def test_autoload_does_nothing_unless_told_and_never_stops_a_program(tmp_path):
     broken = run_program("print('alive')", path=[*path, tmp_path], FORENSICS_RECORD=str(tmp_path / "log"))
     assert (broken.returncode, broken.stdout.strip()) == (0, "alive")
     assert "shadowed and broken" in broken.stderr
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_top_logits_are_those_that_argmax_would_take_one_after_the_other(dtype):
+    """Rounded logits tie often, at the first place and at the border of what is asked for."""
+    logits = (torch.randn((64, 300), generator=torch.Generator().manual_seed(0)) * 2).round().to(dtype)
+    borders = 0
+    for row, (ids, values) in enumerate(transformers_static.top_of_rows(logits, 2)):
+        rest = logits[row].float()
+        for one, value in zip(ids, values, strict=True):
+            assert (one, value) == (int(rest.argmax()), float(rest.max()))
+            rest[one] = float("-inf")
+        borders += float(rest.max()) == values[-1]
+    assert borders, "some row has a tie that topk may break either way"
