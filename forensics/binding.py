@@ -26,7 +26,8 @@ IDENTITY: Final = ("run_id", "replica_id", "req_id")
 DIGESTED: Final = (
     "effective_token_ids_sha256", "decode_cfg_applied", "raw_prompt_sha256", "decode_cfg_requested",
 )  # fmt: skip
-DIGESTS_AT_ONCE: Final = 100_000
+DIGESTS_AT_ONCE: Final = 200_000
+DONE: Final = {"name": "bound", "value": "yes"}
 
 PAIRS: Final = """
 INSERT INTO binding
@@ -80,9 +81,16 @@ def ddl() -> tuple[str, ...]:
     )
 
 
+def unbind(store: Store) -> None:
+    """Note that rows have changed since parts were bound; inside the transaction that changes them."""
+    store.run("DELETE FROM meta WHERE name = 'bound'")
+
+
 def bind(store: Store) -> None:
-    """Bind every part that is on file, from the beginning. A set-based query, whatever their number."""
+    """Bind every part that is on file, anew if anything has changed. A set-based query, whatever their number."""
     with store.transaction():
+        if store.run("SELECT 1 FROM meta WHERE name = 'bound'"):
+            return
         store.run("DELETE FROM binding")
         store.run("DELETE FROM bound")
         store.run(PAIRS)
@@ -91,6 +99,7 @@ def bind(store: Store) -> None:
             store.insert("digest", [_digested(row) for row in rows])
             store.run(DIGEST)
             store.run("DELETE FROM digest")
+        store.insert("meta", [DONE])
 
 
 DIGEST: Final = f"""
@@ -121,7 +130,7 @@ def _said() -> str:
     apart = {name: f'min(p."{name}") <> max(p."{name}")' for name in _bound()}
     against = {name: f'min(p."{name}") <> any_value(r."{name}")' for name in _bound()}
     values = [
-        f'CASE WHEN {" OR ".join(f"coalesce({one}, false)" for one in _faults(name, apart, against))} THEN NULL '
+        f"CASE WHEN {' OR '.join(f'coalesce({one}, false)' for one in _faults(name, apart, against))} THEN NULL "
         f'ELSE min(p."{name}") END AS "{name}"'
         for name in _bound()
     ]
@@ -131,7 +140,7 @@ def _said() -> str:
         if name not in (*times, "external_req_id")
     )
     return (
-        f"INSERT INTO bound BY NAME SELECT b.run_id, b.replica_id, b.req_id, {', '.join(values)}, "  # noqa: S608
+        f"INSERT INTO bound BY NAME SELECT b.run_id, b.replica_id, b.req_id, {', '.join(values)}, "
         f"list_filter([{said}], lambda name: name IS NOT NULL) AS contradicted {SAID}"
     )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from forensics import ingest
-from forensics.binding import bind
+from forensics.binding import bind, unbind
 from forensics.errors import BAD_INPUT, ForensicsError
 from forensics.files import find
 from forensics.filing import Filing, Tally
@@ -105,6 +105,8 @@ def _load_file(found: Found, store: Store, progress: Progress | None) -> FileSum
         source |= whole or _counted(filing.tally)
         filing.flush()
         filing.tally.check()
+        if filing.tally.stored + filing.tally.merged and found.format != "verdict":
+            unbind(store)
         _sign(store, source | {"bytes": size, "sha256": sha256} | mark._asdict(), filing.tally)
     return FileSummary(path, found.format, sha256, **vars(filing.tally), named=named)
 

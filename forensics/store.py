@@ -183,6 +183,10 @@ class Store:
         rows: list[dict[str, Any]] = twins.to_arrow_table().to_pylist(maps_as_pydicts="strict")
         return rows
 
+    def filled(self, table: str) -> dict[str, int]:
+        """Return {column: rows that have a value in it} of one of our tables; every row has a content_hash."""
+        return dict(self._connection.sql(f'SELECT count(COLUMNS(*)) FROM "{table}"').pl().row(0, named=True))  # noqa: S608
+
     def remove(self, table: str, column: str, values: list[Any]) -> None:
         """Delete the rows whose `column` is one of `values`."""
         self.run(f'DELETE FROM "{table}" WHERE "{column}" IN (SELECT unnest($values))', {"values": values})  # noqa: S608
