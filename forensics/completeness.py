@@ -11,16 +11,18 @@ import json
 from collections import defaultdict
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from forensics.text import moment, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterator
 
     from forensics.store import Store
 
 Key = tuple[Any, ...]
+TOTALS: Final = {"drops": "dropped", "thinned": "records", "segments_deleted": "records"}
+"""Event → the member of its detail that says how many records so far."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Loss:
     """Records that a recorder wrote or meant to write, and that are not on file.
 
     why: 'missing' (their numbers are skipped), 'dropped' (the recorder said so). They belong between the engine steps
-    `after_step` and `until_step`, both included; None is open. source: the file and line that shows it, line None for a gap.
+    `after_step` and `until_step`, both included; None is open. source and line show it; a gap has no line.
     """
 
     run_id: str
@@ -81,18 +83,16 @@ def losses(store: Store) -> list[Loss]:
     """Return all that is known to be lost, in the order of runs and writers."""
     events = store.ask("recorder_events").to_dicts()
     deleted = {
-        (row["run_id"], row["writer"]): _number(row, "records") for row in events if _is(row, "segments_deleted")
+        writer: max(_number(row, "records") for row in rows)
+        for writer, rows in _grouped(events, "segments_deleted").items()
     }
     found = []
     for row in store.ask("gaps").to_dicts():
-        if row["first_seq"] > deleted.get((row["run_id"], row["writer"]), 0):
+        if row["first_seq"] > deleted.get(_writer(row), 0):
             ends = int(row["missing"]), row["after_step"], row["until_step"]
             found.append(Loss(row["run_id"], row["replica_id"], row["writer"], "missing", *ends, row["source_path"]))
-    for writer, told in _grouped(row for row in events if _is(row, "drops")):
-        for before, row in pairwise([None, *told]):
-            dropped = _number(row, "dropped") - (_number(before, "dropped") if before else 0)
-            if dropped > 0:
-                found.append(_dropped(store, writer, before, row, dropped))
+    for told in _grouped(events, "drops").values():
+        found += [_dropped(store, row, since, count) for row, since, count in _growth(told) if count]
     return found
 
 
@@ -112,11 +112,14 @@ def runs_in_files(store: Store) -> list[RunInFile]:
     for loss in losses(store):
         if loss.why == "missing":
             missing[loss.source, loss.run_id, loss.replica_id] += loss.records
-    for _, rows in _grouped(store.ask("recorder_events").to_dicts()):
-        for what in ("drops", "thinned", "segments_deleted", "recorder_fault", "shutdown"):
-            for before, row in pairwise([None, *(row for row in rows if row["what"] == what)]):
-                since = _total(row) - (_total(before) if before else 0)
-                counts[what, (row["source_path"], row["run_id"], row["replica_id"])] += max(since, 0)
+    events = store.ask("recorder_events").to_dicts()
+    for what in TOTALS:
+        for told in _grouped(events, what).values():
+            for row, _, count in _growth(told):
+                counts[what, (row["source_path"], row["run_id"], row["replica_id"])] += count
+    for row in events:
+        if row["what"] not in TOTALS:
+            counts[row["what"], (row["source_path"], row["run_id"], row["replica_id"])] += 1
     found = []
     for row in store.ask("runs").to_dicts():
         key = (row["source_path"], row["run_id"], row["replica_id"])
@@ -133,7 +136,7 @@ def runs_in_files(store: Store) -> list[RunInFile]:
 
 
 def overlapping(runs: list[RunInFile]) -> list[tuple[RunInFile, RunInFile]]:
-    """Return neighbouring runs of one replica of which the later began before the earlier ended: one id, two engines."""
+    """Return neighbouring runs of one replica that were alive together: one id, two engines."""
     spans: dict[tuple[str, str], list[RunInFile]] = defaultdict(list)
     for one in runs:
         if one.run and one.replica and one.begins is not None:
@@ -157,31 +160,34 @@ def in_a_line(runs: list[RunInFile]) -> str:
     return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
-def _dropped(store: Store, writer: Key, before: dict[str, Any] | None, row: dict[str, Any], count: int) -> Loss:
-    run_id, replica_id, name = writer
-    around = {"run_id": run_id, "replica_id": replica_id, "writer": name, "last": row["seq"]}
-    (steps,) = store.ask("steps_around", **around, first=before["seq"] if before else None).to_dicts()
-    return Loss(
-        run_id, replica_id, name or "", "dropped", count, steps["after_step"], steps["until_step"],
-        row["source_path"], row["line"],
-    )  # fmt: skip
+def _dropped(store: Store, row: dict[str, Any], since: int | None, count: int) -> Loss:
+    run_id, replica_id, writer = _writer(row)
+    around = {"run_id": run_id, "replica_id": replica_id, "writer": writer, "first": since, "last": row["seq"]}
+    (steps,) = store.ask("steps_around", **around).to_dicts()
+    where = steps["after_step"], steps["until_step"], row["source_path"], row["line"]
+    return Loss(run_id, replica_id, writer or "", "dropped", count, *where)
 
 
-def _grouped(rows: Iterable[dict[str, Any]]) -> Iterable[tuple[Key, list[dict[str, Any]]]]:
+def _writer(row: dict[str, Any]) -> Key:
+    return row["run_id"], row["replica_id"], row["writer"]
+
+
+def _grouped(events: list[dict[str, Any]], what: str) -> dict[Key, list[dict[str, Any]]]:
+    """Return the events of one kind by writer, in its order."""
     groups: dict[Key, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        groups[row["run_id"], row["replica_id"], row["writer"]].append(row)
-    return groups.items()
+    for row in events:
+        if row["what"] == what:
+            groups[_writer(row)].append(row)
+    return groups
 
 
-def _is(row: dict[str, Any], what: str) -> bool:
-    return bool(row["what"] == what)
-
-
-def _total(row: dict[str, Any]) -> int:
-    """Return the total that an event states; a fault or an end without a count is one more than nothing."""
-    names = {"drops": "dropped", "thinned": "records", "segments_deleted": "records"}
-    return _number(row, names[row["what"]]) if row["what"] in names else 1
+def _growth(told: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], int | None, int]]:
+    """Yield each event of one writer, the seq of the one before, and by how much the total that it states has grown."""
+    since, total = None, 0
+    for row in told:
+        now = max(total, _number(row, TOTALS[row["what"]]))
+        yield row, since, now - total
+        since, total = row["seq"], now
 
 
 def _number(row: dict[str, Any], name: str) -> int:

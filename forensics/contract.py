@@ -59,7 +59,7 @@ class Kind:
 
     @property
     def table(self) -> str:
-        """Return the table of the rows as written. `request` is a view: its parts bound together (forensics.binding)."""
+        """Return the table of the rows as written. `request` itself is a view of whole ones: forensics.binding."""
         return "stated_request" if self.name == "request" else self.name
 
     def columns(self) -> dict[str, str]:

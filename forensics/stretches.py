@@ -39,7 +39,7 @@ class Stretches:
             }
         stretch["records"] += 1
         if numbered:
-            stretch["last_seq"] = max(seq, stretch.get("last_seq", seq))
+            stretch["last_seq"] = max(row["seq"], stretch.get("last_seq", row["seq"]))
         for name, first, last in SPANS:
             value = row.get(name)
             if value is not None:

@@ -107,10 +107,8 @@ def _check(paths: list[Path], *, as_json: bool) -> None:
                 print()
     for warning in found.warnings:
         say(f"warning: {warning}")
-    say(
-        "nothing was stored; "
-        + ("this can be used" if found.usable else "rows break the contract, or none could be used")
-    )
+    verdict = "this can be used" if found.usable else "rows break the contract, or none could be used"
+    say(f"nothing was stored; {verdict}")
     raise typer.Exit(0 if found.usable else 3)
 
 

@@ -21,13 +21,13 @@ from forensics.cli.app import (
     app,
     limits,
     opened,
-)  # fmt: skip
+)
 from forensics.console import say, table
 
 
 @app.command()
 def find(
-    part_of_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Part of the engine's or client's id.")] = None,
+    part_of_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Part of either id.")] = None,
     since: Since = None, until: Until = None, replica: Replica = None, model: Model = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="The whole prompt as sent; hashed here.")] = None,
     prompt_file: Annotated[Path | None, typer.Option("--prompt-file", help="A file that holds it.")] = None,
@@ -36,7 +36,7 @@ def find(
     ] = None,
     output: Annotated[str | None, typer.Option("--output", help="Part of the answer's text, where recorded.")] = None,
     output_sha256: Annotated[
-        str | None, typer.Option("--output-sha256", metavar="HEX", help="Hash of the answer's tokens, or its beginning.")
+        str | None, typer.Option("--output-sha256", metavar="HEX", help="The same of the answer's token ids.")
     ] = None,
     finish: Annotated[str | None, typer.Option("--finish", help="Finish reason: stop, length, abort, …")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Show at most so many, the oldest.")] = 50,
