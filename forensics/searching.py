@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from forensics.store import Store
 
 UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-RELATIVE: Final = re.compile(r"(\d{1,9})\s*([smhd])")
-CLOCK: Final = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?")
-NUMBER: Final = re.compile(r"\d{1,11}(\.\d{1,9})?")
+RELATIVE: Final = re.compile(r"([0-9]{1,9})\s*([smhd])")
+CLOCK: Final = re.compile(r"([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?")
+NUMBER: Final = re.compile(r"[0-9]{1,11}([.][0-9]{1,9})?")
 SHORTEST_HASH: Final = 8
 FORMS: Final = "give 2026-11-23T14:32Z, 14:32 (on the day of the newest request), 2h (before it), or Unix seconds"
 
@@ -84,7 +84,7 @@ def instant(text: str, newest: float | None, option: str) -> float:
             day = datetime.fromtimestamp(_anchor(newest, option), UTC)
             hour, minute, second = (int(part or 0) for part in clock.groups())
             return day.replace(hour=hour, minute=minute, second=second, microsecond=0).timestamp()
-        if re.match(r"\d{4}-\d", stated):
+        if re.match(r"[0-9]{4}-[0-9]", stated):
             when = datetime.fromisoformat(stated)
             return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError, OSError):
