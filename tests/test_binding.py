@@ -1,4 +1,4 @@
-"""Records without a run: what they say reaches every engine request that they speak of, in any order, and nothing else."""
+"""Records without a run: what they say reaches every engine request that they speak of, in any order, and no other."""
 
 from __future__ import annotations
 

@@ -38,8 +38,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
         for run, replica, name in (("r", "p", "tiny"), ("s", "q", None))
     ]
     requests = [
-        {"kind": "request", "run_id": "r", "replica_id": "p", "req_id": "early", "arrival_ts": NOON, "finish_ts": NOON + 9,
-         "raw_prompt_sha256": hashlib.sha256(SAID.encode()).hexdigest().upper(), "finish_reason": "stop"},
+        {"kind": "request", "run_id": "r", "replica_id": "p", "req_id": "early", "arrival_ts": NOON,
+         "finish_ts": NOON + 9, "raw_prompt_sha256": hashlib.sha256(SAID.encode()).hexdigest().upper(), "finish_reason": "stop"},
         {"kind": "request", "run_id": "s", "replica_id": "q", "req_id": "late", "external_req_id": "chat-7",
          "arrival_ts": NOON + 3600, "finish_ts": NOON + 3700, "output_text": "It scatters.", "output_token_ids": [1],
          "finish_reason": "length"},
