@@ -57,7 +57,10 @@ class Loss:
 
 @dataclass(frozen=True)
 class RunInFile:
-    """One run in one file. missing and dropped are losses; by_policy was left out as asked. ended: None if unknown."""
+    """One run in one file. missing: None where lines have no numbers. by_policy: left out as asked, and no loss.
+
+    shut_down: the end of the run is on record, in whatever file.
+    """
 
     replica: str
     run: str
@@ -118,8 +121,9 @@ def runs_in_files(store: Store) -> list[RunInFile]:
             for row, _, count in _growth(told):
                 counts[what, (row["source_path"], row["run_id"], row["replica_id"])] += count
     for row in events:
-        if row["what"] not in TOTALS:
-            counts[row["what"], (row["source_path"], row["run_id"], row["replica_id"])] += 1
+        if row["what"] == "recorder_fault":
+            counts["faults", (row["source_path"], row["run_id"], row["replica_id"])] += 1
+    ended = {(row["run_id"], row["replica_id"]) for row in events if row["what"] == "shutdown"}
     found = []
     for row in store.ask("runs").to_dicts():
         key = (row["source_path"], row["run_id"], row["replica_id"])
@@ -129,7 +133,7 @@ def runs_in_files(store: Store) -> list[RunInFile]:
                 replica=row["replica_id"], run=row["run_id"], begins=row["first_ts"], ends=row["last_ts"],
                 missing=None if row["unnumbered"] and not missing[key] else missing[key],
                 dropped=counts["drops", key], by_policy=counts["thinned", key] + counts["segments_deleted", key],
-                faults=counts["recorder_fault", key], shut_down=counts["shutdown", key] > 0, clock=_clock(row),
+                faults=counts["faults", key], shut_down=key[1:] in ended, clock=_clock(row),
             )
         )  # fmt: skip
     return found

@@ -43,7 +43,7 @@ def test_a_whole_recording(tmp_path: Path, store: Store) -> None:
 
 def test_merged_and_repeated_records_are_no_gap(tmp_path: Path, store: Store) -> None:
     story = Story().engine().request("a", A)
-    story.add("request", req_id="a", finish_reason="stop" if False else "length")
+    story.add("request", req_id="a", finish_reason="length")
     story.add("engine", model_id="tiny")
     story.add("event", what="shutdown")
     told(store, tmp_path / "a.jsonl", story)
@@ -125,6 +125,16 @@ def test_a_report_that_makes_no_sense_is_no_loss(tmp_path: Path, store: Store, d
     story.add("event", what="drops", detail=detail, seq=2**62)
     told(store, tmp_path / "a.jsonl", story)
     assert [loss.why for loss in losses(store)] == ["missing"]
+
+
+def test_the_last_number_there_is(tmp_path: Path, store: Store) -> None:
+    for name in ("a", "b"):
+        story = Story()
+        story.add("event", what=name, seq=2**63 - 1)
+        story.add("event", what="shutdown", seq=-(2**63))
+        told(store, tmp_path / f"{name}.jsonl", story)
+    assert [loss.why for loss in losses(store)] == ["missing"]
+    assert [run.shut_down for run in runs_in_files(store)] == [True, True], "a copy's end is the run's end"
 
 
 def test_without_numbers_nothing_is_known(tmp_path: Path, store: Store) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -39,7 +40,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
     ]
     requests = [
         {"kind": "request", "run_id": "r", "replica_id": "p", "req_id": "early", "arrival_ts": NOON,
-         "finish_ts": NOON + 9, "raw_prompt_sha256": hashlib.sha256(SAID.encode()).hexdigest().upper(), "finish_reason": "stop"},
+         "finish_ts": NOON + 9, "finish_reason": "stop",
+         "raw_prompt_sha256": hashlib.sha256(SAID.encode()).hexdigest().upper()},
         {"kind": "request", "run_id": "s", "replica_id": "q", "req_id": "late", "external_req_id": "chat-7",
          "arrival_ts": NOON + 3600, "finish_ts": NOON + 3700, "output_text": "It scatters.", "output_token_ids": [1],
          "finish_reason": "length"},
@@ -94,6 +96,14 @@ def test_what_is_no_time(text: str) -> None:
     with pytest.raises(ForensicsError) as error:
         instant(text, NOON, "--since")
     assert error.value.exit_code == 2
+
+
+def test_a_time_without_a_zone_is_utc_wherever_we_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        assert instant("2026-11-23T12:00", None, "--since") == instant("12:00", NOON + 60, "--since") == NOON
+    time.tzset()
 
 
 def test_times_that_cannot_be_told(store: Store) -> None:
