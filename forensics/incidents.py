@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from forensics.evidence import gather
 from forensics.incident import CALM, Incident, compare, load_of
+from forensics.searching import Scope, find
 
 if TYPE_CHECKING:
+    import polars as pl
+
+    from forensics.evidence import Evidence
     from forensics.store import Store
     from forensics.timeline import Thresholds
 
@@ -40,14 +44,21 @@ class Listed:
         }
 
 
-def incidents(store: Store, limits: Thresholds) -> list[Listed]:
+IDENTITY = ("run_id", "replica_id", "req_id")
+EVERYTHING = Scope()
+
+
+def incidents(store: Store, limits: Thresholds, within: Scope = EVERYTHING) -> list[Listed]:
     """Return, for each cohort, one request of every output that differs from that of the least loaded run.
 
+    within: the divergent request lies in it. The one that it is compared with may lie anywhere: a good reference is
+    often another replica, or yesterday.
     Cut-short completions and unseeded sampling are compared and left out: they are no incidents.
     """
     listed: list[Listed] = []
+    chosen = None if within == EVERYTHING else find(store, within)
     for kind, question, key in (("same x", "cohorts", _x), ("same asked", "asked_cohorts", _asked)):
-        rows = store.ask(question).to_dicts()
+        rows = _marked(store.ask(question), chosen).to_dicts()
         for _, members in groupby(sorted(rows, key=lambda row: (key(row), row["arrival_ts"] or 0.0)), key=key):
             listed += _of_cohort(store, kind, list(members), limits)
     return listed
@@ -63,21 +74,39 @@ def _asked(row: dict[str, Any]) -> tuple[str, str]:
 
 def _of_cohort(store: Store, kind: str, rows: list[dict[str, Any]], limits: Thresholds) -> list[Listed]:
     outputs: dict[str, list[dict[str, Any]]] = {}
+    if not any(row["within"] for row in rows):
+        return []
     for row in rows:
         if row["output"] is not None:  # still running, or cut off before it said anything
             outputs.setdefault(row["output"], []).append(row)
     if len(outputs) < 2:
         return []
-    runs = [
-        min((gather(store, _request(store, row), limits) for row in group), key=load_of) for group in outputs.values()
-    ]
-    reference = min(runs, key=load_of)
+    calm = {output: _calmest(store, group, limits) for output, group in outputs.items()}
+    reference = min(calm.values(), key=load_of)
     found = []
-    for run in runs:
-        incident = compare(run, reference, CALM, ())
-        if run is not reference and incident.standing == "divergence":
+    for output, run in calm.items():
+        inside = [row for row in outputs[output] if row["within"]]
+        if run is reference or not inside:
+            continue
+        target = run if len(inside) == len(outputs[output]) else _calmest(store, inside, limits)
+        incident = compare(target, reference, CALM, ())
+        if incident.standing == "divergence":
             found.append(Listed(kind, len(rows), len(outputs), incident))
     return found
+
+
+def _marked(rows: pl.DataFrame, chosen: pl.DataFrame | None) -> pl.DataFrame:
+    """Return the rows with a column `within`: whether the request is one of the chosen."""
+    import polars as pl
+
+    if chosen is None:
+        return rows.with_columns(within=pl.lit(value=True))
+    inside = chosen.select(*IDENTITY, within=pl.lit(value=True))
+    return rows.join(inside, on=IDENTITY, how="left").with_columns(pl.col("within").fill_null(value=False))
+
+
+def _calmest(store: Store, rows: list[dict[str, Any]], limits: Thresholds) -> Evidence:
+    return min((gather(store, _request(store, row), limits) for row in rows), key=load_of)
 
 
 def _request(store: Store, row: dict[str, Any]) -> dict[str, Any]:

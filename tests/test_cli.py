@@ -230,6 +230,87 @@ def test_nothing_usable_is_bad_input(shell: Shell) -> None:
     assert "no row of this could be used" in err
 
 
+def test_what_was_named_and_cannot_be_used_is_bad_input(told: Shell) -> None:
+    (told.folder / "verdict.json").write_text('{"format":"forensics.verdict/1"}', encoding="utf-8")
+    code, out, err = told("ingest", "verdict.json", "log.jsonl")
+    assert code == 3
+    assert "log.jsonl" in out
+    assert "skipped verdict.json: a verdict without an outcome" in err
+    code, _, err = told("ingest", ".")
+    assert code == 0
+    assert "skipped" in err
+
+
+def test_what_is_missing_is_said(shell: Shell) -> None:
+    story = Story().engine().request("a", A)
+    del story.records[3:5]
+    story.add("event", what="drops", detail={"dropped": 7})
+    story.write(shell.folder / "log.jsonl")
+    code, _, err = shell("ingest", "log.jsonl")
+    assert code == 0
+    assert "2 records are missing from the sequence, 7 were dropped by a recorder: forensics sources" in err
+    code, out, err = shell("sources", "--format", "json")
+    (row,) = json.loads(out)
+    assert (code, row["missing"], row["dropped"], row["file"]) == (0, 2, 7, "log.jsonl")
+    assert "2 records missing between" in err
+    assert shell("sources")[0] == 0
+
+
+def test_a_gateway_that_contradicts_is_said(told: Shell) -> None:
+    part = {"kind": "request", "req_id": "load", "effective_tokens": 99, "tenant_sha256": "tt", "ts": 1.0}
+    (told.folder / "gateway.jsonl").write_text(json.dumps(part) + "\n", encoding="utf-8")
+    code, _, err = told("ingest", "gateway.jsonl")
+    assert (code, "1 requests are told differently" in err) == (0, True)
+    assert "gateway.jsonl:1" in told("sources")[2]
+    assert told("explain", "load")[0] == 1, "one request, no ambiguity"
+    assert len(json.loads(told("find", "load", "--format", "json")[1])) == 1
+
+
+def test_find(told: Shell) -> None:
+    code, out, err = told("find", "--finish", "length", "--limit", "2")
+    assert code == 0
+    assert "idle-1" in out
+    assert "3 request(s); 1 left out" in err
+    code, out, _ = told("find", "loa", "--replica", "r0", "--model", "TINY", "--format", "json")
+    assert (code, [row["request"] for row in json.loads(out)]) == (0, ["load"])
+    code, out, err = told("find", "--prompt", "nobody asked this", "--format", "json")
+    assert (code, json.loads(out), "none fits" in err) == (0, [], True)
+    assert told("incidents", "--replica", "elsewhere")[0] == 0
+    assert told("incidents", "--replica", "r0", "--since", "1h")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["find", "--since", "soon"], 2, "is no time"),
+        (["find", "--until", "1h", "--since", "1m"], 2, "is after"),
+        (["find", "--output-sha256", "zz"], 2, "is no sha256"),
+        (["find", "--prompt-file", "nowhere.txt"], 3, "nowhere.txt"),
+        (["find", "--limit", "0"], 2, "--limit"),
+        (["incidents", "--since", "tomorrow"], 2, "is no time"),
+        (["sources", "--db", "other.duckdb"], 3, "forensics ingest"),
+        (["ingest", "--check", "nowhere.jsonl"], 3, "no such file"),
+    ],
+)
+def test_wrong_searches(told: Shell, words: list[str], code: int, says: str) -> None:
+    found, out, err = told(*words)
+    assert found == code
+    assert says in " ".join((out + err).split())
+
+
+def test_check_stores_nothing(shell: Shell) -> None:
+    story = Story().engine(dtpye="bfloat16").request("a", A)
+    story.write(shell.folder / "log.jsonl")
+    code, out, err = shell("ingest", "--check", "log.jsonl")
+    assert code == 0
+    assert "the flip can be located" in out
+    assert "did you mean dtype?" in err
+    assert [path.name for path in shell.folder.iterdir()] == ["log.jsonl"]
+    (shell.folder / "log.jsonl").write_text('{"kind":"step","req_id":7}\n', encoding="utf-8")
+    code, out, _ = shell("ingest", "--check", "log.jsonl", "--format", "json")
+    assert (code, json.loads(out)["rejected"][0]["first"]) == (3, "log.jsonl:1")
+
+
 def test_a_picture_beside_a_review_whose_name_has_spaces(told: Shell) -> None:
     assert told("export", "load", "-o", "out dir/my (review).md")[0] == 0
     review = (told.folder / "out dir/my (review).md").read_text(encoding="utf-8")

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from forensics.ingest import Mark
+
 
 def step(number: int, **fields: Any) -> dict[str, Any]:
     return {"kind": "step", "run_id": "r", "req_id": "a", "step": number, "engine_step": number} | fields
@@ -73,7 +75,7 @@ def counts(summary: FileSummary) -> tuple[int, int, int, int, int]:
 def contents(store: Store) -> dict[str, list[Any]]:
     """Return all that a store holds."""
     tables = ("source", "quarantine", "verdict", *store.ask("counts")["kind"])
-    return {table: sorted(map(repr, store._run(f'select * from "{table}"'))) for table in tables}
+    return {table: sorted(map(repr, store.run(f'select * from "{table}"'))) for table in tables}
 
 
 @pytest.fixture
@@ -128,6 +130,81 @@ def test_a_file_that_grew_is_the_same_source(tmp_path: Path, store: Store) -> No
     (_, grown) = store.ask("sources").to_dicts()
     assert (grown["read"], grown["stored"], grown["duplicates"], grown["quarantined"]) == (5, 2, 3, 0)
     assert grown["sha256"] == only(path, store).sha256
+
+
+PACKINGS: dict[str, Any] = {"plain": bytes, "gzip": gzip.compress, "zstandard": zstandard.compress}
+
+
+@pytest.mark.parametrize("packed", PACKINGS)
+def test_of_a_file_that_grew_only_the_tail_is_judged(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch, packed: str
+) -> None:
+    pack = PACKINGS[packed]
+    lines = [json.dumps(step(n, odd=1) if n != 2 else {"kind": "?"}).encode() + b"\n" for n in range(6)]
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(pack(b"".join(lines[:3]) + b"\n") + pack(lines[3][:-1]))
+    assert counts(only(path, store)) == (4, 3, 0, 0, 1)
+    judged = []
+    add = forensics.filing.Filing.add
+    monkeypatch.setattr(
+        forensics.filing.Filing, "add", lambda filing, entry: judged.append(entry) or add(filing, entry)
+    )
+    assert counts(only(path, store)) == (4, 0, 0, 3, 1)
+    assert judged == [], "the same bytes are not read again"
+    path.write_bytes(path.read_bytes() + pack(b"\n" + b"".join(lines[4:]) + b"torn"))
+    assert counts(only(path, store)) == (7, 2, 0, 3, 2)
+    assert [entry.line for entry in judged] == [5, 6, 7, 8], "the last line had no end, so it might have grown"
+    assert store.ask("quarantined")["line"].to_list() == [3, 8]
+    assert store.ask("steps", run_id="r", replica_id="", req_id="a")["line"].to_list() == [1, 2, 5, 6, 7]
+    (source,) = store.ask("sources").to_dicts()
+    assert [source[name] for name in ("read", "stored", "merged", "duplicates", "quarantined")] == [7, 5, 0, 0, 2]
+    assert json.loads(source["unknown_fields"]) == {"odd": 5}
+    path.write_bytes(path.read_bytes() + pack(b" no more\n"))
+    assert counts(only(path, store)) == (7, 0, 0, 5, 2)
+    assert store.ask("quarantined")["reason"].to_list()[1].startswith("not JSON")
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32), packed=st.sampled_from(["plain", "gzip", "zstandard"]))
+def test_read_as_it_grows_or_at_once_it_is_the_same(tmp_path: Path, seed: int, packed: str) -> None:
+    rng = random.Random(seed)
+    lines = [json.dumps(record).encode() + b"\n" for record in [*valid_log(), {"kind": "?"}, step(4, margin=9.0)]]
+    for _ in range(rng.randrange(6)):
+        lines.insert(rng.randrange(len(lines)), rng.choice([b"\n", b"\xef\xbb\xbf\n", b"no\n", rng.choice(lines)]))
+    content = b"".join(lines)
+    cuts = sorted(rng.randrange(1, len(content)) for _ in range(rng.choice([1, 2, 5])))
+    ends = [*cuts, len(content)]
+    parts = [PACKINGS[packed](content[begin:end]) for begin, end in zip([0, *cuts], ends, strict=True) if end > begin]
+    packed_whole = b"".join(parts)
+    path = tmp_path / "log.jsonl"
+    with Store.in_memory() as grown, Store.in_memory() as once:
+        for number in range(1, len(parts) + 1):
+            path.write_bytes(b"".join(parts[:number])[: len(packed_whole) - (number < len(parts)) * rng.randrange(3)])
+            with contextlib.suppress(ForensicsError):  # too short to be a log, as yet
+                last = only(path, grown)
+        first = only(path, once)
+        assert (last.read, last.quarantined, last.unknown_fields) == (
+            first.read,
+            first.quarantined,
+            first.unknown_fields,
+        )
+        told = (
+            "read",
+            "stored",
+            "merged",
+            "duplicates",
+            "quarantined",
+            "unknown_fields",
+            "rows",
+            "line",
+            "offset",
+            "bytes",
+        )
+        (one,), (other,) = (store.ask("sources").to_dicts() for store in (grown, once))
+        assert {name: one[name] for name in told} == {name: other[name] for name in told}
+        ours, theirs = contents(grown), contents(once)
+        for table in ours.keys() - {"source"}:
+            assert ours[table] == theirs[table], table
 
 
 def test_a_torn_line_that_was_completed_leaves_quarantine(tmp_path: Path, store: Store) -> None:
@@ -196,6 +273,8 @@ def test_parts_merge_in_any_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             kept = {name: value for name, value in row.items() if name not in HOW_IT_WAS_WRITTEN}
             seen.add(repr(kept))
             for path in paths:
+                assert counts(only(path, store))[1:3] == (0, 0)
+                path.write_bytes(b"\n" + path.read_bytes())  # another file, so it is read again
                 assert counts(only(path, store))[1:3] == (0, 0), "every part is in the whole now"
             assert store.ask("counts").filter(kind="request")["rows"].item() == 1
     assert len(seen) == 1
@@ -328,6 +407,24 @@ def test_a_torn_verdict_is_no_torn_line(tmp_path: Path, store: Store, text: str,
         only(tmp_path / "verdict.json", store)
     assert error.value.exit_code == 3
     assert contents(store) == before
+
+
+def test_a_damaged_file_does_not_hold_up_the_others(tmp_path: Path, store: Store) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    written(folder / "a.jsonl", [step(0)])
+    (folder / "b.json").write_text('{"format":"forensics.verdict/1"}')
+    (folder / "c.parquet").write_bytes(b"PAR1" + bytes(100) + b"PAR1")
+    written(folder / "d.jsonl", [step(1)])
+    for paths, named in (([folder], False), ([folder, folder / "b.json", folder / "c.parquet"], True)):
+        summaries = load(paths, store)
+        assert [one.read for one in summaries] == [1, 0, 0, 1]
+        assert [one.skipped is None for one in summaries] == [True, False, False, True]
+        assert "a verdict without an outcome" in str(summaries[1].skipped)
+        assert "Parquet that cannot be read" in str(summaries[2].skipped)
+        assert [one.named for one in summaries] == [False, named, named, False]
+        assert store.ask("counts")["rows"].sum() == 2
+        assert store.ask("sources").height == 2
 
 
 def test_a_folder(tmp_path: Path, store: Store) -> None:
@@ -466,8 +563,8 @@ def test_death_in_the_middle_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     good = written(tmp_path / "0.jsonl", [step(100)])
     read = jsonl.read
 
-    def dying(where: Path, size: int) -> Any:
-        for number, entry in enumerate(read(where, size)):
+    def dying(where: Path, size: int, start: Mark) -> Any:
+        for number, entry in enumerate(read(where, size, start)):
             if number == 25:
                 raise fault
             yield entry

@@ -15,6 +15,7 @@ from pathlib import Path
 from forensics.cli.app import app
 from forensics.cli import recording as recording
 from forensics.cli import evidence as evidence
+from forensics.cli import searches as searches
 from forensics.cli import answers as answers
 from forensics.cli import proof as proof
 

@@ -80,6 +80,13 @@ Against = Annotated[
 FreeMb = Annotated[float, typer.Option("--free-mb", help="Below this much free memory the regime is memory_pressured.")]
 QueueMs = Annotated[float, typer.Option("--queue-p95-ms", help="Above this queue p95 the regime is queue_degraded.")]
 AsList = Annotated[ListFormat, typer.Option("--format", help="A table to read, or JSON for programs.")]
+Since = Annotated[
+    str | None,
+    typer.Option("--since", metavar="TIME", help="Not over before: 2026-11-23T14:32Z, 14:32, 2h, or Unix seconds."),
+]
+Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Begun by then; forms as for --since.")]
+Replica = Annotated[str | None, typer.Option("--replica", help="Only this replica.")]
+Model = Annotated[str | None, typer.Option("--model", help="Only models whose name holds this, in any case.")]
 STORE = Path("forensics.duckdb")
 
 

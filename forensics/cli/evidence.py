@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path  # noqa: TC003 - typer reads the annotations at run time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from forensics.cli.app import STORE, AsList, Db, FreeMb, ListFormat, QueueMs, ReqId, app, examples, limits, opened
+from forensics.cli.app import STORE, AsList, Db, ListFormat, ReqId, app, examples, opened
 from forensics.console import progress, say, table
 from forensics.errors import ForensicsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from forensics.load import FileSummary
+    from forensics.store import Store
 
 
 @app.command(
     epilog=examples(
         "forensics ingest fixtures/incidents/transformers-tiny-batch/log",
         "forensics ingest --db night.duckdb LOG.jsonl.zst OTHER-HOST/",
+        "forensics ingest --check fixtures/incidents/transformers-tiny-batch/log",
     )
 )
 def ingest(
@@ -24,17 +31,23 @@ def ingest(
         list[Path], typer.Argument(metavar="PATH…", readable=False, help="Logs, verdicts, or folders of them.")
     ],
     db: Db = STORE,
+    check: Annotated[
+        bool, typer.Option("--check", help="Store nothing; grade the logs, for recorder authors.")
+    ] = False,
     format: AsList = ListFormat.table,
 ) -> None:
     """Put logs (JSONL plain, gz, zst; Parquet) and verdicts into the store. Doing it twice changes nothing."""
     from forensics.load import load
     from forensics.store import Store
-    from forensics.text import printable
 
+    if check:
+        _check(paths, as_json=format is ListFormat.json)
+        return
     fresh = not db.exists()
     try:
         with Store.open(db, create=True) as store, progress() as advance:
             summaries = load(paths, store, advance)
+            lacking = _lacking(store)
     except BaseException as fault:
         if fresh:
             _remove_if_empty(db)
@@ -45,18 +58,64 @@ def ingest(
     head = ["path", "format", "read", "stored", "merged", "duplicates", "quarantined"]
     rows = [[getattr(one, name) for name in head] for one in summaries if one.skipped is None]
     table(head, rows, as_json=format is ListFormat.json)
+    _talk(summaries)
+    quarantined = sum(one.quarantined for one in summaries)
+    if quarantined:
+        say(f"{quarantined} rows break the contract and were set aside: forensics quarantine --db {db}")
+    for line in lacking:
+        say(f"{line}: forensics sources --db {db}")
+    if quarantined and not any(one.stored + one.merged + one.duplicates for one in summaries):
+        say("no row of this could be used")
+        raise typer.Exit(3)
+    if any(one.skipped is not None and one.named for one in summaries):
+        raise typer.Exit(3)
+
+
+def _talk(summaries: Sequence[FileSummary]) -> None:
+    from forensics.text import printable
+
     for one in summaries:
         if one.skipped is not None:
             say(f"skipped {printable(one.path)}: {one.skipped}")
     unknown = sorted({name for one in summaries for name in one.unknown_fields})
     if unknown:
-        say(f"{len(unknown)} fields are not in the contract; kept as they are: {', '.join(unknown[:12])}")
-    quarantined = sum(one.quarantined for one in summaries)
-    if quarantined:
-        say(f"{quarantined} rows break the contract and were set aside: forensics quarantine --db {db}")
-    if quarantined and not any(one.stored + one.merged + one.duplicates for one in summaries):
-        say("no row of this could be used")
-        raise typer.Exit(3)
+        shown = ", ".join(printable(name, 80) for name in unknown[:12])
+        say(f"{len(unknown)} fields are not in the contract; kept as they are: {shown}")
+
+
+def _lacking(store: Store) -> list[str]:
+    """Return what a person should hear about the evidence as a whole: losses, and parts that contradict."""
+    from forensics.completeness import in_a_line, runs_in_files
+
+    said = in_a_line(runs_in_files(store))
+    apart = store.ask("contradicted").select("run_id", "replica_id", "req_id").n_unique()
+    return [
+        *([f"the evidence is not whole: {said}"] if said else []),
+        *([f"{apart} requests are told differently by a gateway and the engine"] if apart else []),
+    ]
+
+
+def _check(paths: list[Path], *, as_json: bool) -> None:
+    import json
+
+    from forensics.checking import report
+    from forensics.load import load
+    from forensics.store import Store
+
+    with Store.in_memory() as store, progress() as advance:
+        found = report(store, load(paths, store, advance))
+    if as_json:
+        print(json.dumps(vars(found), ensure_ascii=False, indent=2))
+    else:
+        for rows in (found.files, found.kinds, found.rejected, found.grades, found.absent):
+            if rows:
+                table(list(rows[0]), [list(row.values()) for row in rows])
+                print()
+    for warning in found.warnings:
+        say(f"warning: {warning}")
+    verdict = "this can be used" if found.usable else "rows break the contract, or none could be used"
+    say(f"nothing was stored; {verdict}")
+    raise typer.Exit(0 if found.usable else 3)
 
 
 def _remove_if_empty(db: Path) -> None:
@@ -70,6 +129,29 @@ def _remove_if_empty(db: Path) -> None:
             db.unlink()
 
 
+@app.command(epilog=examples("forensics sources", "forensics sources --format json"))
+def sources(db: Db = STORE, format: AsList = ListFormat.table) -> None:
+    """Show every run in every file: from when to when, and what its recorder lost or was told to leave out."""
+    from forensics.completeness import losses, overlapping, runs_in_files
+
+    with opened(db) as store:
+        runs, lost = runs_in_files(store), losses(store)
+        apart = store.ask("contradicted").to_dicts()
+    rows = [one.row() for one in runs]
+    head = list(rows[0]) if rows else ["file"]
+    table([name.replace("_", " ") for name in head], [list(row.values()) for row in rows],
+          as_json=format is ListFormat.json)  # fmt: skip
+    for loss in lost[:20]:
+        say(f"run {loss.run_id}: {loss.told()}")
+    if len(lost) > 20:
+        say(f"… and {len(lost) - 20} more losses")
+    for one, other in overlapping(runs):
+        say(f"replica {one.replica}: run {other.run} began before run {one.run} had ended: two engines under one id?")
+    for row in apart[:20]:
+        engine, part = f"{row['source_path']}:{row['line']}", f"{row['part_path']}:{row['part_line']}"
+        say(f"request {row['req_id']}: {part} contradicts {engine} in {row['fields']}; the engine's own value stands")
+
+
 @app.command(epilog=examples("forensics quarantine", "forensics quarantine --format json"))
 def quarantine(db: Db = STORE, format: AsList = ListFormat.table) -> None:
     """Show what was set aside, and why."""
@@ -77,23 +159,6 @@ def quarantine(db: Db = STORE, format: AsList = ListFormat.table) -> None:
         rows = store.ask("quarantined").to_dicts()
     head = ["source_path", "line", "offset", "reason", "length", "sha256"]
     table(head, [[row[name] for name in head] for row in rows], as_json=format is ListFormat.json)
-
-
-@app.command(epilog=examples("forensics incidents", "forensics incidents --format json --free-mb 2048"))
-def incidents(
-    db: Db = STORE, format: AsList = ListFormat.table, free_mb: FreeMb = 1024.0, queue_p95_ms: QueueMs = 50.0,
-) -> None:  # fmt: skip
-    """List requests of which the same x, or the same question, got another answer. Exit code 1 if there are any."""
-    from forensics.incidents import incidents as find
-
-    with opened(db) as store:
-        found = find(store, limits(free_mb, queue_p95_ms))
-    rows = [one.row() for one in found]
-    table(
-        list(rows[0]) if rows else ["request"], [list(row.values()) for row in rows], as_json=format is ListFormat.json
-    )
-    say(f"{len(found)} divergent request(s)" + ("; next: forensics explain REQUEST" if found else ""))
-    raise typer.Exit(1 if found else 0)
 
 
 @app.command(epilog=examples("forensics contract batch-6", "forensics contract batch-6 --format json"))

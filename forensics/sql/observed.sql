@@ -1,0 +1,2 @@
+-- What do the recorders say that they observe?
+select distinct observes from engine
