@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from forensics.cli.app import STORE, AsList, Db, FreeMb, ListFormat, QueueMs, ReqId, app, limits, opened
+from forensics.cli.app import (
+    STORE,
+    AsList,
+    Db,
+    Evaporated,
+    FreeMb,
+    ListFormat,
+    QueueMs,
+    ReqId,
+    app,
+    limits,
+    opened,
+)
 from forensics.console import progress, say, table
 from forensics.errors import ForensicsError
 
@@ -77,12 +89,13 @@ def quarantine(db: Db = STORE, format: AsList = ListFormat.table) -> None:
 @app.command()
 def incidents(
     db: Db = STORE, format: AsList = ListFormat.table, free_mb: FreeMb = 1024.0, queue_p95_ms: QueueMs = 50.0,
+    evaporation_ratio: Evaporated = 0.05,
 ) -> None:  # fmt: skip
     """List requests of which the same x, or the same question, got another answer. Exit code 1 if there are any."""
     from forensics.incidents import incidents as find
 
     with opened(db) as store:
-        found = find(store, limits(free_mb, queue_p95_ms))
+        found = find(store, limits(free_mb, queue_p95_ms, evaporation_ratio))
     rows = [one.row() for one in found]
     table(
         list(rows[0]) if rows else ["request"], [list(row.values()) for row in rows], as_json=format is ListFormat.json
