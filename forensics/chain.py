@@ -1,4 +1,4 @@
-"""Findings to links to a graded chain. The only place that knows which code can cause which.
+"""Findings to links to a graded chain.
 
 A link is graded from data: is the order known, does the dose match, is every named competitor ruled out?
   proven      a replay verdict shows it, bit for bit, in both directions
@@ -11,52 +11,23 @@ Root cause: the earliest accepted finding without an accepted cause. A chain is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from forensics.causes import CAUSES, CONDITIONS, competitors, upstream
 from forensics.dose import dose
 from forensics.findings import GRADES, Finding, Gap, Grade, Link, Rung
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from forensics.causes import Competitors
     from forensics.filed import Filed
     from forensics.incident import Incident
     from forensics.plan_table import PlanTable
 
-CAUSES: dict[str, tuple[str, ...]] = {
-    "token_flip": ("logit_drift", "thin_margin", "decode_config_drift", "tie_rule_change"),
-    "tie_rule_change": ("decode_config_drift", "environment_change"),
-    "logit_drift": (
-        "shape_class_change", "algorithm_change", "precision_path_change", "graph_mode_change",
-        "effective_request_drift", "decode_config_drift", "weights_drift", "environment_change",
-    ),
-    "algorithm_change": ("shape_class_change", "environment_change"),
-    "precision_path_change": ("shape_class_change", "environment_change"),
-    "graph_mode_change": ("shape_class_change", "environment_change"),
-    "shape_class_change": (
-        "batch_recomposition", "preemption_recompute", "prefix_cache_hit", "effective_request_drift",
-        "environment_change",
-    ),
-    "batch_recomposition": (
-        "arrival_burst", "queue_pressure", "paging", "memory_pressure", "isolation_posture", "environment_change",
-    ),
-    "queue_pressure": ("arrival_burst", "memory_pressure", "environment_change"),
-    "preemption_recompute": ("paging", "memory_pressure", "environment_change"),
-    "prefix_cache_hit": ("paging", "memory_pressure", "environment_change"),
-    "paging": ("memory_pressure", "environment_change"),
-    "memory_pressure": ("arrival_burst", "environment_change"),
-}  # fmt: skip
-"""Effect → the causes that can bring it about; an effect stands above the rows of its causes. What stands beside a
-cause is its competitor, unless the cause can bring it about: then it lies on the way from the cause to the effect."""
-
 REPLAY = "a replay that forces the plan both ways"
 SHAPE_FACTORS = ("batch.", "prefill.", "graph.")
 """Plan factors that are part of a launch's shape."""
-CONDITIONS = ("thin_margin",)
-"""Codes that make an effect possible but never bring it about: not competitors, and no root cause."""
-BESIDE = ("regime_mismatch",)
-"""Codes that are worth saying and cause nothing."""
-POSSIBLE = [Link(cause, effect, "possible", ()) for effect, causes in CAUSES.items() for cause in causes]
 
 
 def link(findings: Sequence[Finding], gaps: Sequence[Gap], incident: Incident, table: PlanTable) -> list[Link]:
@@ -92,51 +63,10 @@ def _into(
         elif matches is False:
             links.append(Link(cause.code, effect.code, "refuted", (order, why)))
         else:
-            rivals = _competitors(cause, effect, stand, gaps, below)
+            rivals = competitors(cause, effect, stand, gaps, accepted(below))
             grade, raise_by = _grade(cause, effect, matches, rivals, incident, table)
             links.append(Link(cause.code, effect.code, grade, (order, why, *rivals.why()), raise_by))
     return links
-
-
-class Competitors(NamedTuple):
-    """What could have brought about an effect instead of its cause. between, unseen: what lies on the way."""
-
-    present: tuple[str, ...]
-    untested: tuple[Gap, ...]
-    ruled_out: tuple[str, ...]
-    between: tuple[str, ...]
-    unseen: tuple[str, ...]
-
-    def why(self) -> list[str]:
-        """Return the reasons that they give for a grade, one a line."""
-        why = [f"ruled out: {', '.join(self.ruled_out)}"] if self.ruled_out else []
-        why += [f"also present: {', '.join(self.present)}"] if self.present else []
-        why += [f"could not be tested: {gap.code} ({gap.field} is not on record)" for gap in self.untested]
-        why += [f"lies between: {', '.join(self.between)}"] if self.between else []
-        return why + ([f"may lie between, not on record: {', '.join(self.unseen)}"] if self.unseen else [])
-
-
-def _competitors(
-    cause: Finding, effect: Finding, stand: Sequence[Finding], gaps: Sequence[Gap], below: Sequence[Link]
-) -> Competitors:
-    """Sort the other causes of an effect. A finding lies between if accepted links lead from the cause to it.
-
-    What is not on record lies between if the cause can bring it about: its absence hides a step of the way, not another
-    way. stand: the findings that could have caused the effect and that nothing contradicts.
-    """
-    rivals = [code for code in CAUSES[effect.code] if code not in (cause.code, *CONDITIONS)]
-    there = [finding.code for finding in stand if finding.code in rivals]
-    between = [code for code in there if cause.code in _upstream(code, accepted(below))]
-    missing = [gap for gap in gaps if gap.code in rivals and gap.code not in there]
-    unseen = [gap.code for gap in missing if cause.code in _upstream(gap.code, POSSIBLE)]
-    seen = {*there, *(gap.code for gap in missing)}
-    return Competitors(
-        present=tuple(code for code in there if code not in between),
-        untested=tuple(gap for gap in missing if gap.code not in unseen),
-        ruled_out=tuple(code for code in rivals if code not in seen),
-        between=tuple(between),
-        unseen=tuple(unseen),
-    )
 
 
 def _grade(
@@ -191,19 +121,11 @@ def accepted(links: Sequence[Link]) -> list[Link]:
 def root_causes(findings: Sequence[Finding], links: Sequence[Link]) -> list[Finding]:
     """Return the earliest findings that lead to the flip and have no accepted cause themselves."""
     carrying = accepted(links)
-    leading = _upstream("token_flip", carrying)
+    leading = upstream("token_flip", carrying)
     caused = {one.effect for one in carrying}
     roots = [f for f in findings if f.code in leading and f.code not in caused and f.code not in CONDITIONS]
     first = min((f.onset for f in roots), default=0)
     return sorted((f for f in roots if f.onset == first), key=lambda f: f.rung)
-
-
-def _upstream(effect: str, links: Sequence[Link]) -> set[str]:
-    found: set[str] = set()
-    for one in links:
-        if one.effect == effect and one.cause not in found:
-            found |= {one.cause} | _upstream(one.cause, links)
-    return found
 
 
 def path(root: str, links: Sequence[Link]) -> list[Link]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from forensics.chain import BESIDE, CAUSES
+from forensics.causes import BESIDE, CAUSES
 from forensics.detectors.arrival_burst import binomial_tail
 from tests.story import GREEDY, A, B, Story, codes, grades, loaded, told
 
@@ -320,7 +320,8 @@ def test_a_path_that_the_configuration_does_not_promise(tmp_path: Path) -> None:
     story = loaded()
     story.records[0]["expected_precision_path"] = "fp8"
     story.amend("load", "batch", precision_path="bf16")
-    assert "not 'fp8' as the configuration promises" in says(told(tmp_path, story), "precision_path_change")
+    text = says(told(tmp_path, story), "precision_path_change")
+    assert "is not 'fp8' as the configuration promises: first 'bf16'" in text
     for name in ("idle-1", "idle-2"):
         story.amend(name, "batch", precision_path="bf16")
     assert quiet(told(tmp_path / "both", story), "precision_path_change"), "it does not tell the arms apart"
@@ -356,6 +357,18 @@ def test_a_tie_broken_the_other_way(tmp_path: Path) -> None:
     assert found.root_cause == "tie_rule_change"
 
 
+def test_another_seed_is_no_other_tie_rule(tmp_path: Path) -> None:
+    """Equal logits and no tie: what chose the other token is the sampler's seed, under one and the same rule."""
+    story = Story().engine()
+    for name, output, seed in (("idle", A, 1), ("load", B, 2)):
+        story.request(name, output, cfg={"temperature": 0.7, "seed": seed}, token_rule="sample")
+        story.amend(name, "step", (2,), top_token_ids=[3, 9])
+    found = told(tmp_path, story, against="idle")
+    assert quiet(found, "tie_rule_change")
+    assert grades(found)["decode_config_drift", "token_flip"] == "supported"
+    assert found.root_cause == "decode_config_drift"
+
+
 def test_another_token_rule(tmp_path: Path) -> None:
     found = told(tmp_path, tied(rule="argmax", token_rule="topk0"))
     assert "'topk0', in the reference 'argmax'" in says(found, "tie_rule_change")
@@ -381,8 +394,8 @@ def test_regime_mismatch_stands_beside_the_chain(tmp_path: Path) -> None:
 
 def test_no_regime_mismatch(tmp_path: Path) -> None:
     """The names differ and mean the same; a queue is no matter of the KV regime."""
-    story = loaded().amend("load", "batch", kv_regime="paged", paging_on=True)
-    story.amend("load", "step", (0,), queue_ms=500.0)
+    story = loaded().amend("load", "batch", kv_regime="normal").amend("load", "step", (0,), queue_ms=500.0)
+    story.amend("load", "batch", (1,), kv_regime="paged", paging_on=True)
     for name in ("idle-1", "idle-2"):
         story.amend(name, "batch", kv_regime="normal")
     assert quiet(told(tmp_path, story), "regime_mismatch")

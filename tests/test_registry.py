@@ -10,7 +10,7 @@ import pytest
 import forensics.detectors
 import forensics.ingest
 import forensics.reports
-from forensics.chain import BESIDE, CAUSES, CONDITIONS
+from forensics.causes import BESIDE, CAUSES, CONDITIONS
 from forensics.findings import Rung
 from forensics.registry import members, names
 

@@ -9,7 +9,9 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from forensics.cli.app import app, limits
 from forensics.evidence import gather
 from forensics.regimes import group_regimes, queue_p95, rank_regimes, worst_rank
 from forensics.timeline import Span, Thresholds, regime, regime_extended, spans, transitions
@@ -220,3 +222,10 @@ def test_a_flat_step_speaks_for_its_launch(tmp_path: Path) -> None:
     with story.tell(tmp_path) as store:
         steps = gather(store, store.ask("request", req_id="a").to_dicts()[0], Thresholds()).steps
     assert steps["regime"].to_list() == ["memory_pressured"] * 2 + ["paging"] * 2
+
+
+def test_all_borders_can_be_set_from_the_command_line() -> None:
+    assert limits(1.0, 2.0, 0.5) == Thresholds(free_mb=1.0, queue_p95_ms=2.0, evaporation_ratio=0.5)
+    for name in ("incidents", "explain", "export"):
+        shown = CliRunner().invoke(app, [name, "--help"]).output
+        assert all(option in shown for option in ("--free-mb", "--queue-p95-ms", "--evaporation-ratio"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
 from forensics.contrast import contrast, differences, factors
 from forensics.findings import Finding, Gap, Rung
 
@@ -11,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from forensics.contrast import Facts
-    from forensics.evidence import Evidence
     from forensics.incident import Incident
 
 RUNG = Rung.PLAN
@@ -29,34 +30,28 @@ def detect(incident: Incident) -> Iterator[Finding | Gap]:
     Competitors of it as a cause of other logits: the kernels, the weights, another environment.
     """
     found = contrast(incident, _path)
+    expected = (incident.target.engine or {}).get("expected_precision_path")
+    ours, theirs = (steps.drop_nulls("precision_path") for steps in incident.lived())
+    left = ours.filter(pl.col("precision_path") != pl.lit(expected))["step"].to_list()  # none where nothing is promised
     if found.places:
-        _, ours, theirs = found.places[0]
-        one, other = _path(ours or {}), _path(theirs or {})
-        promised = [
-            f"the {name} left the path that its configuration promises, {arm.engine['expected_precision_path']!r}"
-            for name, arm, facts in zip(("target", "reference"), incident.arms(), (one, other), strict=True)
-            if arm.engine and arm.engine["expected_precision_path"] not in (None, facts.get("precision_path"))
-            and "precision_path" in facts
-        ]  # fmt: skip
+        _, one, other = found.places[0]
+        promise = f"; the target's configuration promises {expected!r}" if expected else ""
         yield Finding(
             "precision_path_change", RUNG,
             f"another precision in {len(found.places)} of {found.compared} compared steps up to the flip: first "
-            f"{'; '.join([differences(one, other), *promised])}",
-            found.onset, one, other, steps=found.steps, citations=found.cite(incident),
+            f"{differences(_path(one or {}), _path(other or {}))}{promise}",
+            found.onset, _path(one or {}), _path(other or {}), steps=found.steps, citations=found.cite(incident),
         )  # fmt: skip
-        return
-    left = [list(_left(arm, steps)) for arm, steps in zip(incident.arms(), map(_rows, incident.lived()), strict=True)]
-    known = [_states(rows) for rows in map(_rows, incident.lived())]
-    if left[0] and not known[1]:
-        path, expected = left[0][0]["precision_path"], (incident.target.engine or {})["expected_precision_path"]
+    elif left and theirs.is_empty():
+        ran = ours.filter(pl.col("step") == left[0])["precision_path"][0]
         yield Finding(
             "precision_path_change", RUNG,
-            f"the executed path is {path!r}, not {expected!r} as the configuration promises, in {len(left[0])} steps "
-            "up to the flip; that of the reference is not on record",
-            left[0][0]["step"], path, expected, how="inferred",
-            steps=tuple(row["step"] for row in left[0]), citations=incident.target.cite(left[0][0]["step"]),
+            f"in {len(left)} steps up to the flip the executed path is not {expected!r} as the configuration promises: "
+            f"first {ran!r}; that of the reference is not on record",
+            left[0], ran, expected, how="inferred",
+            steps=tuple(left), citations=incident.target.cite(left[0]),
         )  # fmt: skip
-    elif not all(known):
+    elif ours.is_empty() or theirs.is_empty():
         yield Gap("precision_path_change", "batch.precision_path", "which precision path ran")
 
 
@@ -65,16 +60,3 @@ def _path(row: dict[str, Any]) -> Facts:
     return facts | {
         name: value for name, value in factors(row).items() if name.startswith("dtype.") or name in SWITCHES
     }
-
-
-def _rows(steps: Any) -> list[dict[str, Any]]:
-    return list(steps.iter_rows(named=True))
-
-
-def _states(rows: list[dict[str, Any]]) -> bool:
-    return any(row["precision_path"] is not None for row in rows)
-
-
-def _left(arm: Evidence, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    expected = (arm.engine or {}).get("expected_precision_path")
-    return (row for row in rows if expected is not None and row["precision_path"] not in (None, expected))
