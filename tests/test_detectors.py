@@ -215,6 +215,15 @@ def test_no_paging(tmp_path: Path) -> None:
     assert quiet(told(tmp_path / "later", loaded().amend("load", "batch", (3,), paging_on=True)), "paging")
 
 
+def test_paging_in_a_step_that_the_reference_did_not_make(tmp_path: Path) -> None:
+    story = loaded().amend("load", "step", (0,), token_index=None, token_id=None)
+    for step, token in enumerate(B[:3], start=1):
+        story.amend("load", "step", (step,), token_index=step - 1, token_id=token)
+    finding = told(tmp_path, story.amend("load", "batch", (1,), paging_on=True)).finding("paging")
+    assert finding is not None
+    assert (finding.onset, finding.steps, finding.target, finding.reference) == (1, (1,), 1, 0)
+
+
 def test_paging_that_nobody_observes_is_a_gap(tmp_path: Path) -> None:
     story = without(loaded(), "paging_on")
     assert "paging" in gaps(told(tmp_path, story))
