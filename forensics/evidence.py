@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from forensics.contract import x_digest
 from forensics.findings import Citation
-from forensics.timeline import Thresholds, batch_regimes, shape_class, worst_rank
+from forensics.regimes import group_regimes, rank_regimes
+from forensics.timeline import Thresholds, shape_class
 
 if TYPE_CHECKING:
     from forensics.store import Store
@@ -20,14 +21,19 @@ if TYPE_CHECKING:
 class Evidence:
     """What is on record of one request in one run.
 
-    steps: the request's step records in order; where they say nothing of the batch, the batch record does.
+    steps: the request's step records in order; where they say nothing of the batch, the batch record does. `regime` and
+    `regime_extended` are those of the worst rank, which `regime_rank` and `regime_extended_rank` name; regime_… are the
+    inputs on that rank.
     members: every row of every launch that the request was part of. engine: None when the run has no engine record.
+    arrivals: (req_id, arrival_ts [s], arrival_step) of every request of the run. limits: the borders of the regimes.
     """
 
     request: dict[str, Any]
     engine: dict[str, Any] | None
     steps: pl.DataFrame
     members: pl.DataFrame
+    arrivals: pl.DataFrame
+    limits: Thresholds
 
     @property
     def name(self) -> str:
@@ -59,11 +65,15 @@ class Evidence:
         claimed = json.loads((self.engine or {}).get("observes") or "{}")
         if name in claimed.get(kind, ()):
             return True
-        return kind == "step" and self.steps[name].null_count() < self.steps.height
+        return kind in ("step", "batch") and self.steps[name].null_count() < self.steps.height
 
-    def decode_cfg(self) -> dict[str, Any]:
-        """Return the decode configuration that applied, {} when it is not on record."""
-        return dict(json.loads(self.request["decode_cfg_applied"] or "{}"))
+    def decode_cfg(self, which: str = "decode_cfg_applied") -> dict[str, Any]:
+        """Return the decode configuration that applied, or that was asked for; {} when it is not on record."""
+        return dict(json.loads(self.request[which] or "{}"))
+
+    def posture(self) -> dict[str, Any]:
+        """Return the isolation facts of the engine record, {} when it states none."""
+        return dict(json.loads((self.engine or {}).get("isolation") or "{}"))
 
     def model_identity(self) -> str | None:
         """Return the weights hash, else the model id, else None."""
@@ -89,30 +99,38 @@ def gather(store: Store, request: dict[str, Any], limits: Thresholds) -> Evidenc
     window = where | {"first": first, "last": last}
     batches = store.ask("batches", **window)
     waits = store.ask("first_scheduled", **where)
-    regimes = worst_rank(batch_regimes(batches, waits, _isolation(engine), limits))
-    return Evidence(
+    evidence = Evidence(
         request=request,
         engine=engine,
-        steps=_with_batch(steps, batches).join(regimes, on="engine_step", how="left", maintain_order="left"),
+        steps=_with_batch(steps, batches),
         members=store.ask("members", **window),
+        arrivals=store.ask("arrivals", **where),
+        limits=limits,
     )
+    return replace(evidence, steps=_with_regimes(evidence, batches, waits))
 
 
-def _isolation(engine: dict[str, Any] | None) -> bool | None:
-    """Return whether the engine isolates strictly; None when its record does not say."""
-    facts = json.loads((engine or {}).get("isolation") or "{}")
+def _with_regimes(evidence: Evidence, batches: pl.DataFrame, waits: pl.DataFrame) -> pl.DataFrame:
+    """Add the regimes. Without any batch record the steps speak for their launch (the article's flat form)."""
+    facts = evidence.posture()
     shared = facts.get("cross_tenant_batching", facts.get("shared_batching"))
-    return None if shared is None else not shared
+    strict = None if shared is None else not shared
+    launch = pl.coalesce("engine_step", "step") if batches.is_empty() else pl.col("engine_step")
+    steps = evidence.steps.with_columns(launch.alias("launch"))
+    records = steps.with_columns(launch.alias("engine_step")) if batches.is_empty() else batches
+    group = group_regimes(rank_regimes(records, waits, strict, evidence.limits))
+    return steps.join(group, left_on="launch", right_on="engine_step", how="left", maintain_order="left").drop("launch")
 
 
 def _with_batch(steps: pl.DataFrame, batches: pl.DataFrame) -> pl.DataFrame:
-    """Fill what a step record does not say of its batch from the batch record (lowest rank)."""
-    ranked = batches.sort("engine_step", "rank").unique("engine_step", keep="first")
+    """Fill what a step record does not say of its batch from the batch record; add what that alone says."""
+    ranked = batches.sort("engine_step", "rank").unique("engine_step", keep="first")  # the lowest rank speaks
     own = {"run_id", "replica_id", "ts", "rank", "source_path", "line", "source_id", "seq", "writer", "clock_id"}
     own |= {"mono_ns", "kind", "extra", "plan", "content_hash"}
-    shared = [name for name in ranked.columns if name in steps.columns and name not in own | {"engine_step"}]
+    told = [name for name in ranked.columns if name not in own | {"engine_step"}]
+    shared = [name for name in told if name in steps.columns]
     joined = steps.join(
-        ranked.select("engine_step", *shared, pl.col("plan").alias("batch_plan")),
+        ranked.select("engine_step", *told, pl.col("plan").alias("batch_plan")),
         on="engine_step", how="left", suffix="_of_batch", maintain_order="left",
     )  # fmt: skip
     return joined.with_columns(pl.coalesce(name, f"{name}_of_batch") for name in shared).drop(

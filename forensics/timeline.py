@@ -1,21 +1,22 @@
-"""What the runtime was in, step by step: the article's two regime functions, and spans of equal state.
+"""What the runtime was in, step by step: the article's two regime functions, spans of equal state, transitions.
 
-Works on frames that are already selected; never opens a store. Onsets and lengths are in steps of the
-request or of the run, whichever the frame is ordered by.
+Works on values that are already selected; never opens a store. `regimes.py` applies the functions to the records of a
+run. Onsets and lengths are in steps of the request or of the run, whichever the frame is ordered by.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
-QUEUE_WINDOW_S = 10.0
+    import polars as pl
+
+Tests = tuple[tuple[str, bool | None], ...]
+"""Regimes in the order of precedence, each with whether its test holds; None where an input is not on record."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,7 @@ def regime(
     limits: Thresholds = Thresholds(),
 ) -> str:
     """Return the regime of one step, as the article defines it; 'unknown' only if a missing input could change it."""
-    return _first_known(
-        (
-            ("isolation_strict", isolation_strict),
-            ("paging", paging_on),
-            ("memory_pressured", None if vram_free_mb is None else vram_free_mb < limits.free_mb),
-            ("queue_degraded", None if queue_p95_ms is None else queue_p95_ms > limits.queue_p95_ms),
-        )
-    )
+    return settled(regime_tests(vram_free_mb, paging_on, isolation_strict, queue_p95_ms, limits))
 
 
 def regime_extended(
@@ -69,26 +63,65 @@ def regime_extended(
     kv_pool_total_mb: float | None,
     limits: Thresholds = Thresholds(),
 ) -> str:
-    """Return the regime with memory pinned for replication and checkpoints counted out (the article's second)."""
-    known = None not in (vram_free_mb, isr_pinned_mb, ckpt_pinned_mb)
-    effective = vram_free_mb - isr_pinned_mb - ckpt_pinned_mb if known else None  # type: ignore[operator]
-    if kv_pool_total_mb == 0:
-        ratio: float | None = 1.0
-    else:
-        ratio = None if effective is None or kv_pool_total_mb is None else effective / kv_pool_total_mb
-    return _first_known(
-        (
-            ("isolation_strict", isolation_strict),
-            ("memory_evaporation", None if ratio is None else ratio < limits.evaporation_ratio),
-            ("paging", paging_on),
-            ("memory_pressured", None if effective is None else effective < limits.free_mb),
-            ("queue_degraded", None if queue_p95_ms is None else queue_p95_ms > limits.queue_p95_ms),
-        )
+    """Return the regime with memory pinned for replication and checkpoints counted out (the article's second).
+
+    Pins are never negative: free memory that is too little without them is too little with them.
+    """
+    pins = (isr_pinned_mb, ckpt_pinned_mb, kv_pool_total_mb)
+    return settled(extended_tests(vram_free_mb, paging_on, isolation_strict, queue_p95_ms, *pins, limits))
+
+
+def regime_tests(
+    vram_free_mb: float | None,
+    paging_on: bool | None,
+    isolation_strict: bool | None,
+    queue_p95_ms: float | None,
+    limits: Thresholds,
+) -> Tests:
+    """Return the tests that `regime` makes."""
+    return (
+        ("isolation_strict", isolation_strict),
+        ("paging", paging_on),
+        ("memory_pressured", None if vram_free_mb is None else vram_free_mb < limits.free_mb),
+        ("queue_degraded", None if queue_p95_ms is None else queue_p95_ms > limits.queue_p95_ms),
     )
 
 
-def _first_known(tests: Sequence[tuple[str, bool | None]]) -> str:
-    """Return the first state whose test holds. A test that cannot be made hides all that come after it."""
+def extended_tests(
+    vram_free_mb: float | None,
+    paging_on: bool | None,
+    isolation_strict: bool | None,
+    queue_p95_ms: float | None,
+    isr_pinned_mb: float | None,
+    ckpt_pinned_mb: float | None,
+    kv_pool_total_mb: float | None,
+    limits: Thresholds,
+) -> Tests:
+    """Return the tests that `regime_extended` makes."""
+    exact = None not in (isr_pinned_mb, ckpt_pinned_mb)
+    most = None if vram_free_mb is None else vram_free_mb - (isr_pinned_mb or 0) - (ckpt_pinned_mb or 0)
+
+    def below(value: float | None, limit: float) -> bool | None:
+        if value is None:
+            return None
+        return True if value < limit else False if exact else None
+
+    if kv_pool_total_mb == 0:
+        evaporated: bool | None = limits.evaporation_ratio > 1.0
+    else:
+        ratio = None if most is None or kv_pool_total_mb is None else most / kv_pool_total_mb
+        evaporated = below(ratio, limits.evaporation_ratio)
+    return (
+        ("isolation_strict", isolation_strict),
+        ("memory_evaporation", evaporated),
+        ("paging", paging_on),
+        ("memory_pressured", below(most, limits.free_mb)),
+        ("queue_degraded", None if queue_p95_ms is None else queue_p95_ms > limits.queue_p95_ms),
+    )
+
+
+def settled(tests: Tests) -> str:
+    """Return the first regime whose test holds. A test that cannot be made hides all that come after it."""
     for state, holds in tests:
         if holds is None:
             return "unknown"
@@ -97,69 +130,9 @@ def _first_known(tests: Sequence[tuple[str, bool | None]]) -> str:
     return "normal"
 
 
-def queue_p95(batches: pl.DataFrame, first_scheduled: pl.DataFrame) -> list[float | None]:
-    """Return, per batch row, p95 of queue_ms over requests first scheduled in the 10 s before it (itself included).
-
-    first_scheduled: ts [s], queue_ms; one row a request. 0 where nobody was scheduled in the window; None where the
-    run has no queue record at all.
-    """
-    known = first_scheduled.drop_nulls(["ts", "queue_ms"])
-    times, waits = known["ts"].to_list(), known["queue_ms"].to_list()
-    if not times:
-        return [None] * batches.height
-    p95: list[float | None] = []
-    for now in batches["ts"].to_list():
-        if now is None:
-            p95.append(None)
-            continue
-        recent = [wait for at, wait in zip(times, waits, strict=True) if now - QUEUE_WINDOW_S <= at <= now]
-        p95.append(pl.Series(recent).quantile(0.95, "nearest") if recent else 0.0)
-    return p95
-
-
-def batch_regimes(
-    batches: pl.DataFrame, first_scheduled: pl.DataFrame, isolation: bool | None, limits: Thresholds
-) -> pl.DataFrame:
-    """Return (engine_step, rank, regime, regime_extended), one row a batch record.
-
-    Memory is `vram_free_mb`, or `headroom_mb` for engines that preallocate, whichever is smaller.
-    isolation: what the engine record says of strict isolation, for batches that say nothing.
-    """
-    waits = queue_p95(batches, first_scheduled)
-    rows = []
-    for row, wait in zip(batches.iter_rows(named=True), waits, strict=True):
-        mode = row["isolation_mode"]
-        strict = isolation if mode is None else mode == "strict"
-        memory = [value for value in (row["vram_free_mb"], row["headroom_mb"]) if value is not None]
-        inputs = (min(memory) if memory else None, row["paging_on"], strict, wait)
-        pins = (row["isr_pinned_mb"], row["ckpt_pinned_mb"], row["kv_pool_total_mb"])
-        rows.append(
-            {
-                "engine_step": row["engine_step"],
-                "rank": row["rank"],
-                "regime": regime(*inputs, limits),
-                "regime_extended": regime_extended(*inputs, *pins, limits),
-            }
-        )
-    schema = {"engine_step": pl.Int64, "rank": pl.Int64, "regime": pl.String, "regime_extended": pl.String}
-    return pl.DataFrame(rows, schema=schema)
-
-
-SEVERITY = (
-    "isolation_strict", "memory_evaporation", "paging", "memory_pressured", "queue_degraded", "unknown", "normal",
-)  # fmt: skip
-
-
-def worst_rank(regimes: pl.DataFrame) -> pl.DataFrame:
-    """Return one row an engine step: the regime of the worst rank, and which rank that was."""
-    order = {state: place for place, state in enumerate(SEVERITY)}
-    return (
-        regimes.with_columns(pl.col("regime").replace_strict(order, return_dtype=pl.Int64).alias("severity"))
-        .sort("engine_step", "severity", "rank")
-        .group_by("engine_step", maintain_order=True)
-        .first()
-        .drop("severity")
-    )
+def at_worst(tests: Tests) -> str:
+    """Return the regime if every test that cannot be made held: the same as `settled` unless that is unknown."""
+    return next((state for state, holds in tests if holds or holds is None), "normal")
 
 
 def spans(states: Iterable[Any]) -> list[Span]:
@@ -169,6 +142,56 @@ def spans(states: Iterable[Any]) -> list[Span]:
         first = found[-1].last + 1 if found else 0
         found.append(Span("unknown" if state is None else str(state), first, first + sum(1 for _ in members) - 1))
     return found
+
+
+@dataclass(frozen=True)
+class Transition:
+    """A change of regime. step: the request's own step at which the new one began; why: the inputs, before → after."""
+
+    step: int
+    before: str
+    after: str
+    why: str
+
+
+DECIDES = {
+    "isolation_strict": "regime_isolation_strict", "paging": "regime_paging_on", "memory_pressured": "regime_free_mb",
+    "queue_degraded": "regime_queue_p95_ms",
+}  # fmt: skip
+"""Regime → the column of `Evidence.steps` whose value decides whether it holds."""
+SAYS = {
+    "regime_isolation_strict": "strict isolation {}", "regime_paging_on": "paging {}",
+    "regime_free_mb": "free memory {} MiB", "regime_queue_p95_ms": "queue p95 {} ms", "regime_rank": "worst rank {}",
+}  # fmt: skip
+
+
+def transitions(steps: pl.DataFrame) -> list[Transition]:
+    """Return every change of `regime` in a request's steps, in order, and what pushed it.
+
+    steps: `Evidence.steps` or the part of it up to the flip. why names the inputs that decide the two regimes and the
+    rank that speaks for the group, where they changed. A regime that held from the first step on is no transition.
+    """
+    rows = steps.to_dicts()
+    return [
+        Transition(row["step"], earlier["regime"] or "unknown", row["regime"] or "unknown", _pushed(earlier, row))
+        for earlier, row in pairwise(rows)
+        if (earlier["regime"] or "unknown") != (row["regime"] or "unknown")
+    ]
+
+
+def _pushed(earlier: dict[str, Any], row: dict[str, Any]) -> str:
+    states = (earlier["regime"], row["regime"])
+    unknown = "unknown" in states or None in states
+    inputs = list(DECIDES.values()) if unknown else [DECIDES[state] for state in states if state in DECIDES]
+    changed = [name for name in dict.fromkeys([*inputs, "regime_rank"]) if earlier[name] != row[name]]
+    said = [SAYS[name].format(f"{_value(earlier[name])} → {_value(row[name])}") for name in changed]
+    return ", ".join(said) or "no input on record changed"
+
+
+def _value(value: float | bool | None) -> str:
+    if value is None:
+        return "not on record"
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else f"{value:g}"
 
 
 def shape_class(row: dict[str, Any]) -> str:

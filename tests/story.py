@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from forensics.explain import Explanation, explain
 from forensics.load import load
 from forensics.store import Store
 from replay.record import token_ids_sha256
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PROMPT = (5, 6, 7, 8)
+A, B = (1, 2, 3, 4), (1, 2, 9, 9)
+"""Two outputs of one request, which part at token 2."""
 RIVALS = {3: 9, 9: 3}
 """Second-best token of a token; 99 for all others."""
 GREEDY = {"temperature": 0, "max_tokens": 8}
@@ -27,9 +30,18 @@ class Story:
     run_id: str = "run-1"
     records: list[dict[str, Any]] = field(default_factory=list)
     engine_step: int = 0
+    paused: float = 0.0
+
+    def now(self) -> float:
+        """Return the time: 10 ms a record, and the pauses."""
+        return 1000.0 + self.paused + len(self.records) / 100
+
+    def pause(self, seconds: float) -> Story:
+        self.paused += seconds
+        return self
 
     def add(self, kind: str, **fields: Any) -> None:
-        base = {"kind": kind, "run_id": self.run_id, "replica_id": "r0", "ts": 1000.0 + len(self.records) / 100}
+        base = {"kind": kind, "run_id": self.run_id, "replica_id": "r0", "ts": self.now()}
         self.records.append(base | {"seq": len(self.records), "writer": f"w-{self.run_id}"} | fields)
 
     def engine(self, **fields: Any) -> Story:
@@ -53,7 +65,7 @@ class Story:
             "effective_token_ids": list(ids), "effective_token_ids_sha256": token_ids_sha256(ids),
             "effective_tokens": len(ids), "decode_cfg_applied": cfg, "token_rule": "argmax",
             "output_token_ids": list(tokens), "output_token_ids_sha256": token_ids_sha256(tokens),
-            "output_tokens": len(tokens), "finish_reason": "length", "arrival_ts": 1000.0 + self.engine_step,
+            "output_tokens": len(tokens), "finish_reason": "length", "arrival_ts": self.now(),
         }  # fmt: skip
         self.add("request", req_id=req_id, **(x | fields))
         for index, token in enumerate(tokens):
@@ -80,6 +92,17 @@ class Story:
             self.engine_step += 1
         return self
 
+    def amend(self, req_id: str, kind: str, steps: tuple[int, ...] = (0, 1, 2, 3), **fields: Any) -> Story:
+        """Change what is on record of some steps of a request, or of their batches; None takes a field away."""
+        own = [one for one in self.records if one["kind"] == "step" and one["req_id"] == req_id]
+        launches = {one["engine_step"] for one in own if one["step"] in steps}
+        found = [one for one in self.records if one["kind"] == kind and one.get("engine_step") in launches]
+        found = [one for one in found if kind == "batch" or one["req_id"] == req_id]
+        assert found, f"{req_id} has no such {kind}"
+        for record in found:
+            record |= fields
+        return self
+
     def write(self, path: Path) -> Path:
         lines = [{key: value for key, value in record.items() if value is not None} for record in self.records]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -92,3 +115,22 @@ class Story:
             name = hashlib.sha256(str(number).encode()).hexdigest()[:6]
             load([story.write(folder / f"{name}.jsonl")], store, None)
         return store
+
+
+def loaded(**load: Any) -> Story:
+    """Two idle runs of one request, and one under load whose logits drift from the first token on."""
+    story = Story().engine().request("idle-1", A).request("idle-2", A)
+    return story.request("load", B, rows=4, drift=0.25, **load)
+
+
+def told(folder: Path, *stories: Story, req: str = "load", against: str | None = None) -> Explanation:
+    with stories[0].tell(folder, *stories[1:]) as store:
+        return explain(store, req, against)
+
+
+def codes(explanation: Explanation) -> set[str]:
+    return {finding.code for finding in explanation.findings}
+
+
+def grades(explanation: Explanation) -> dict[tuple[str, str], str]:
+    return {(link.cause, link.effect): link.grade for link in explanation.links}

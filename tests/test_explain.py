@@ -19,29 +19,9 @@ from forensics.load import load
 from forensics.reports import json as json_report
 from forensics.reports import markdown, terminal
 from forensics.timeline import Thresholds
-from tests.story import GREEDY, Story
+from tests.story import GREEDY, A, B, Story, codes, grades, loaded, told
 
 SCHEMA = Path(__file__).parent.parent / "schemas" / "explanation.v1.json"
-A, B = (1, 2, 3, 4), (1, 2, 9, 9)
-
-
-def told(folder: Path, *stories: Story, req: str = "load", against: str | None = None) -> Explanation:
-    with stories[0].tell(folder, *stories[1:]) as store:
-        return explain(store, req, against)
-
-
-def loaded(**load: Any) -> Story:
-    """Two idle runs of one request, and one under load whose logits drift from the first token on."""
-    story = Story().engine().request("idle-1", A).request("idle-2", A)
-    return story.request("load", B, rows=4, drift=0.25, **load)
-
-
-def codes(explanation: Explanation) -> set[str]:
-    return {finding.code for finding in explanation.findings}
-
-
-def grades(explanation: Explanation) -> dict[tuple[str, str], str]:
-    return {(link.cause, link.effect): link.grade for link in explanation.links}
 
 
 def test_the_chain_of_a_batch(tmp_path: Path) -> None:
@@ -449,7 +429,7 @@ def test_incidents_whose_output_stands_in_their_steps(tmp_path: Path) -> None:
 
 def test_what_a_detector_quotes_from_a_log_is_neutralised(tmp_path: Path) -> None:
     evil = "\x1b]0;owned\x07\u202e"
-    story = Story().engine().request("idle", A).request("load", B, cfg=GREEDY | {"stop": evil})
+    story = Story().engine().request("idle", A).request("load", B, cfg=GREEDY | {"bad_words": evil})
     found = told(tmp_path, story, against="idle")
     drift = found.finding("decode_config_drift")
     assert drift is not None

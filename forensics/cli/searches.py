@@ -11,6 +11,7 @@ from forensics.cli.app import (
     STORE,
     AsList,
     Db,
+    Evaporated,
     FreeMb,
     ListFormat,
     Model,
@@ -79,13 +80,14 @@ def find(
 def incidents(
     since: Since = None, until: Until = None, replica: Replica = None, model: Model = None,
     db: Db = STORE, format: AsList = ListFormat.table, free_mb: FreeMb = 1024.0, queue_p95_ms: QueueMs = 50.0,
+    evaporation_ratio: Evaporated = 0.05,
 ) -> None:  # fmt: skip
     """List requests of which the same x, or the same question, got another answer. Exit code 1 if there are any."""
     from forensics.incidents import incidents as run
     from forensics.searching import scope
 
     with opened(db) as store:
-        found = run(store, limits(free_mb, queue_p95_ms), scope(store, since, until, replica, model))
+        found = run(store, limits(free_mb, queue_p95_ms, evaporation_ratio), scope(store, since, until, replica, model))
     rows = [one.row() for one in found]
     table(
         list(rows[0]) if rows else ["request"], [list(row.values()) for row in rows], as_json=format is ListFormat.json

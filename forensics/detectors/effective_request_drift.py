@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 from forensics.findings import ADMISSION, Finding, Gap, Rung
+from forensics.token_difference import token_difference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -13,10 +15,23 @@ if TYPE_CHECKING:
 
 RUNG = Rung.WORKLOAD
 SEEN = "real engine"
+SHADES = {
+    "truncation": ("truncated", "trunc_reason", "trunc_boundary", "tokens_before_truncation", "context_limit"),
+    "template": ("routing_template_version", "system_message_sha256"),
+    "policy": ("policy_gates",),
+    "shaping": ("shaping_events",),
+}
+"""What can have changed the tokens → the request fields that tell of it."""
 
 
 def detect(incident: Incident) -> Iterator[Finding | Gap]:
-    """Compare the effective token ids; where ids are on record, say at which position they part."""
+    """Compare the effective token ids; where they are on record, say which were removed or inserted, and where.
+
+    The shades whose shaping facts differ between the arms are named: truncation, template, policy, other shaping.
+
+    It stands at the start of every chain that it is part of; its competitors there are other weights, another
+    environment and another launch shape.
+    """
     target, reference = incident.arms()
     ours, theirs = (arm.request["effective_token_ids_sha256"] for arm in (target, reference))
     if ours is None or theirs is None:
@@ -27,11 +42,27 @@ def detect(incident: Incident) -> Iterator[Finding | Gap]:
     counts = [arm.request["effective_tokens"] for arm in (target, reference)]
     says = f"the model saw other tokens ({counts[0]} against {counts[1]})"
     one, other = (arm.request["effective_token_ids"] for arm in (target, reference))
-    if one and other:
-        at = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-        says += f", different from input position {at}"
-    if target.request["truncated"] or reference.request["truncated"]:
-        says += "; truncated: " + " against ".join(str(arm.request["truncated"]) for arm in (target, reference))
+    difference = token_difference(one, other) if one and other else None
+    if difference is not None:
+        says += f", different from input position {difference.prefix}: {difference.says()}, compared with the reference"
+    shades = [f"{shade} ({said})" for shade in SHADES if (said := _said(target.request, reference.request, shade))]
+    says += "; " + ("; ".join(shades) if shades else "no shaping fact on record says why")
     yield Finding(
         "effective_request_drift", RUNG, says, ADMISSION, ours, theirs, citations=target.cite() + reference.cite()
     )
+
+
+def _said(ours: dict[str, Any], theirs: dict[str, Any], shade: str) -> str:
+    """Return the facts of one shade that differ. A fact that one arm alone states counts: shaping is recorded where it
+    happened."""
+    return ", ".join(
+        f"{name} {_value(ours[name])} against {_value(theirs[name])}"
+        for name in SHADES[shade]
+        if _value(ours[name]) != _value(theirs[name])
+    )
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "not on record"
+    return value if isinstance(value, str) else json.dumps(value)

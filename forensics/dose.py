@@ -1,0 +1,89 @@
+"""Does the size and place of a cause match its effect? A question of each link, asked of the data.
+
+Answers True (it matches), False (a record contradicts it) or None (the log cannot tell), with the reason in words.
+docs/causality.md explains the questions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from forensics.flip import same_bits
+
+if TYPE_CHECKING:
+    from forensics.findings import Finding
+    from forensics.flip import Flip
+    from forensics.incident import Incident
+    from forensics.plan_table import PlanTable
+
+Dose = tuple[bool | None, str]
+BEFORE_LOGITS = ("lora",)
+"""Members of the decode configuration that act before the raw logits."""
+JUST_BEFORE = ("preemption_recompute",)
+"""Effects that take place between two steps of the request: a cause may show in the step before."""
+CANNOT_TELL = "dose: cannot be told from the log"
+
+
+def dose(cause: Finding, effect: Finding, incident: Incident, table: PlanTable) -> Dose:
+    """Return whether the cause matches the effect in size and place."""
+    flip = incident.flip
+    pair = (cause.code, effect.code)
+    if pair == ("logit_drift", "token_flip"):
+        return _from_logits(flip)
+    if pair == ("thin_margin", "token_flip"):
+        return True, f"dose: {flip.tie if flip else 'near tie'}; a change of rounding can exchange the two tokens"
+    if effect.code == "token_flip":
+        return _after_the_logits(cause, incident)
+    if pair == ("shape_class_change", "logit_drift"):
+        if flip is not None and flip.tie == "clear":
+            return None, "dose: the candidates were clearly apart; another rounding order does not explain that alone"
+        return table.dose()
+    if pair == ("decode_config_drift", "logit_drift") and not set(cause.target or ()) & set(BEFORE_LOGITS):
+        return False, "dose: no setting that differs acts before the raw logits"
+    if pair == ("shape_class_change", "graph_mode_change") and _but_graph(cause.target) == _but_graph(cause.reference):
+        return False, "dose: the launch has the same tokens, rows and padding; the graph alone differs"
+    if effect.code == "logit_drift" and cause.steps:
+        return _parts_with(cause, effect)
+    if effect.steps and cause.steps:
+        return _at_the_same_steps(cause, effect)
+    return None, CANNOT_TELL
+
+
+def _from_logits(flip: Flip | None) -> Dose:
+    if flip is None or flip.from_logits is None:
+        return None, "dose: the top logits at the flip are not on record in both arms"
+    if not flip.from_logits:
+        return False, "dose: the logits at the flip do not account for both tokens; something after them chose"
+    moved = "" if flip.drift is None else f"; the two candidates moved {flip.drift:.4g} against each other"
+    return True, f"dose: each token is the highest raw logit of its arm, and the logits differ{moved}"
+
+
+def _after_the_logits(cause: Finding, incident: Incident) -> Dose:
+    """What acts between the raw logits and the token (settings, the rule) had a say only where they do not decide."""
+    flip, pairs = incident.flip, incident.token_pairs()
+    if flip is None or flip.from_logits is None or not pairs:
+        return None, CANNOT_TELL
+    if flip.from_logits and 0 not in (flip.target_gap, flip.reference_gap):
+        return False, f"dose: each token is strictly the highest raw logit of its arm; {cause.code} had no say"
+    if same_bits(*pairs[-1]):
+        return True, "dose: the logits at the flip are equal bit for bit; what chose another token comes after them"
+    return None, CANNOT_TELL
+
+
+def _but_graph(shape: str | None) -> str | None:
+    return shape and shape.rpartition(" graph=")[0]
+
+
+def _parts_with(cause: Finding, effect: Finding) -> Dose:
+    if cause.onset == effect.onset > 0:
+        return True, f"dose: the logits are equal up to step {cause.onset - 1} and part where {cause.code} begins"
+    return None, f"dose: the logits do not part where {cause.code} begins, or there is no step before it to compare"
+
+
+def _at_the_same_steps(cause: Finding, effect: Finding) -> Dose:
+    what = "another shape" if effect.code == "shape_class_change" else effect.code
+    reach = 1 if effect.code in JUST_BEFORE else 0
+    beside = [step for step in effect.steps if not {step, step - reach} & set(cause.steps)]
+    if beside:
+        return None, f"dose: at step {beside[0]} there is {what} too, without {cause.code}"
+    return True, f"dose: at all {len(effect.steps)} steps with {what} there is {cause.code}"
