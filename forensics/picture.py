@@ -9,7 +9,7 @@ from forensics.text import printable
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from forensics.explain import Explanation
+    from forensics.explanation import Explanation
 
 REGIME_COLOURS = {
     "normal": "#dfe8df", "queue_degraded": "#f3e3b3", "memory_pressured": "#f5c99b", "paging": "#eea29a",
