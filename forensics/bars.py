@@ -65,8 +65,11 @@ def bars(lanes: Sequence[Lane], flip: Flip | None, width: int, shown: Glyphs) ->
         yield "", f"{label} {shown.here}".rjust(column + 1) if right else f"{'':{column}}{shown.here} {label}"
     each = "one token a column" if per == 1 else f"{per} tokens a column, the largest launch of them"
     legend = ", ".join(f"{LETTERS.get(state, '?')} {state}" for state in sorted(states))
+    rows = "1 row" if top == 1 else f"1 to {top} rows"
     regimes = "regime normal throughout" if states == {"normal"} else f"regimes: {legend}"
-    yield "", f"{each}; bars: 1 to {top} rows a launch; {regimes}"
+    worst = sorted({rank for one in lanes for rank in one.regime_rank if rank is not None})
+    regimes += f"; worst rank: {', '.join(map(str, worst))}" if worst else ""
+    yield "", f"{each}; bars: {rows} a launch; {regimes}"
 
 
 def _cells(one: Lane, values: Sequence[object], per: int, last: int) -> list[list[object]]:

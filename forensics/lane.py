@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 from forensics.margin import in_ulps
@@ -18,7 +19,7 @@ class Lane:
 
     Steps that chose no token (prefill chunks, recomputation) count towards the token they work for: its launch is
     the largest of them, its regime the last. prefill_steps: how many steps it took to choose the first token.
-    regime_rank: the rank whose regime it is, the worst of the group; None where that is not known.
+    regime_rank: the rank whose regime it is, the worst of the group; None with one rank, or where it is not known.
     """
 
     name: str
@@ -54,6 +55,7 @@ def lane(name: str, arm: Evidence) -> Lane:
     }
     pending: list[dict[str, object]] = []
     prefill = 0
+    ranked = _several_ranks(arm)
     for row in arm.steps.iter_rows(named=True):
         pending.append(row)
         if row["token_index"] is None:
@@ -65,7 +67,7 @@ def lane(name: str, arm: Evidence) -> Lane:
         columns["launch_tokens"].append(_largest(pending, "batch_tokens"))
         columns["regime"].append(row["regime"] or "unknown")
         columns["regime_extended"].append(row["regime_extended"] or "unknown")
-        columns["regime_rank"].append(row.get("regime_rank"))
+        columns["regime_rank"].append(row.get("regime_rank") if ranked else None)
         columns["margin_ulps"].append(_ulps(row))
         columns["resumed"].append(any(step["resumed"] for step in pending))
         pending = []
@@ -74,6 +76,13 @@ def lane(name: str, arm: Evidence) -> Lane:
         spans=tuple(spans(columns["regime"])), spans_extended=tuple(spans(columns["regime_extended"])),
         **{key: tuple(values) for key, values in columns.items()},  # type: ignore[arg-type]
     )  # fmt: skip
+
+
+def _several_ranks(arm: Evidence) -> bool:
+    """Return whether a step had more than one rank, so that naming the worst of them says something."""
+    engine = arm.engine or {}
+    ranks = prod(engine.get(size) or 1 for size in ("tp_size", "pp_size", "dp_size"))
+    return ranks > 1 or any(row.get("regime_rank") for row in arm.steps.iter_rows(named=True))
 
 
 def _largest(rows: list[dict[str, object]], name: str) -> object:

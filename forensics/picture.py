@@ -98,7 +98,7 @@ def _panels(
     known = [name for name in titles if any(row[name] is not None for row in near)]
     lines = [_line(altair, near, name, titles[name], axis, bottom=name == known[-1]) for name in known]
     if explanation.flip is not None:
-        lines = [line + _rule(altair, "x", explanation.flip.token_index, axis) for line in lines]
+        lines = [line + _rule(altair, altair.X("at:Q", scale=axis), explanation.flip.token_index) for line in lines]
     shared = altair.vconcat(*lines, spacing=6).resolve_scale(color="shared", strokeDash="shared", shape="shared")
     return [*panels, shared] if lines else panels
 
@@ -124,7 +124,9 @@ def _overview(altair: Any, rows: list[dict[str, Any]], window: tuple[int, int], 
         color=altair.Color("arm:N", scale=_arms(altair, list(ARM_COLOURS.values())), legend=None),
         strokeDash=altair.StrokeDash("arm:N", scale=_arms(altair, [[1, 0], [4, 2]]), legend=None),
     )
-    marked = shade + line if flip is None else shade + line + _rule(altair, "x", flip.token_index, whole)
+    marked = (
+        shade + line if flip is None else shade + line + _rule(altair, altair.X("at:Q", scale=whole), flip.token_index)
+    )
     return marked.properties(width=WIDTH, height=50)
 
 
@@ -167,7 +169,7 @@ def _regimes(
     ]
     if explanation.flip is not None:
         at = explanation.flip.token_index
-        panel = panel + _rule(altair, "x", at, axis)
+        panel = panel + _rule(altair, altair.X("at:Q", scale=axis), at)
         tokens = {"target": explanation.flip.target_token, "reference": explanation.flip.reference_token}
         marks += [
             {"lane": lane.name, "at": at, "sign": "flip", "said": f"flip at {at}: {printable(tokens[lane.name], 24)}"}
@@ -204,16 +206,16 @@ def _line(altair: Any, rows: list[dict[str, Any]], name: str, title: str, axis: 
     points = base.transform_filter(f"datum.token % {every} == 0").mark_point(size=22, strokeWidth=1.2)
     chart = chart + points.encode(shape=shape)
     if name == "ulp":
-        chart = chart + _rule(altair, "y", NEAR_TIE, log, "near tie below") + _rule(altair, "y", 0, log, "exact tie")
+        height = altair.Y("at:Q", title=title, scale=log, axis=ticks)
+        chart = chart + _rule(altair, height, NEAR_TIE, "near tie below") + _rule(altair, height, 0, "exact tie")
     return chart.properties(width=WIDTH, height=90)
 
 
-def _rule(altair: Any, channel: str, at: int, scale: Any, said: str = "") -> Any:
-    """Draw a dashed line across a panel, named beyond its right end if it has a name."""
-    place = {"x": altair.X, "y": altair.Y}[channel]("at:Q", scale=scale)
+def _rule(altair: Any, place: Any, at: int, said: str = "") -> Any:
+    """Draw a dashed line across a panel at a place on x or y, named beyond its right end if it has a name."""
     data = altair.Chart(altair.Data(values=[{"at": at, "said": said}]))
-    rule = data.mark_rule(color=INK, strokeDash=[3, 3], strokeWidth=1).encode(**{channel: place})
+    rule = data.mark_rule(color=INK, strokeDash=[3, 3], strokeWidth=1).encode(place)
     if not said:
         return rule
     text = data.mark_text(color=INK, fontSize=10, align="left", dx=4)
-    return rule + text.encode(x=altair.value(WIDTH), y=place, text="said:N")
+    return rule + text.encode(place, x=altair.value(WIDTH), text="said:N")

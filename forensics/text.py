@@ -28,7 +28,7 @@ def markdown(value: object, limit: int = SHOWN_LIMIT) -> str:
 
     Words that a viewer would make a link or a mention of (https://…, www.…, a@b) become code spans: no escape stops it.
     """
-    words = re.split(r"( +)", printable(value, limit))
+    words = re.split(r"( +)", printable(value, limit).lstrip(" "))  # four would begin a code block
     text = "".join(code(word) if LINKED.search(word) else _escaped(word) for word in words)
     return re.sub(r"^(\d+(?=[.)])|(?=[-+=]))", r"\1\\", text)  # would begin a list or a heading
 

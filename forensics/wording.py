@@ -57,11 +57,19 @@ def headline(
     )
     if root_code(incident, roots) == "undetermined":
         return f"{parted} The log does not determine why."
-    by_code = {finding.code: finding for finding in findings}
-    plan = by_code.get("shape_class_change")
-    on_way = plan is not None and plan is not roots[0] and any(link.effect == plan.code for link in way)
-    shapes = f", so launches had {_shapes(plan)}" if on_way and plan is not None else ""
-    return f"{parted} {_pushed(roots[0])}{shapes}; {_graded(way, filed)}."
+    return f"{parted} {_cause(roots[0], findings, way)}; {_graded(way, filed)}."
+
+
+def _cause(root: Finding, findings: Sequence[Finding], way: Sequence[Link]) -> str:
+    """Return what the root did, then with whom launches were shared and in which shape, where that is on the way."""
+    on_way = {link.effect for link in way}
+    by_code = {finding.code: finding for finding in findings if finding.code in on_way and finding is not root}
+    said = [_pushed(root)]
+    if "batch_recomposition" in by_code:
+        said.append(f"the request {_shared(by_code['batch_recomposition'])}")
+    if "shape_class_change" in by_code:
+        said.append(f"launches had {_shapes(by_code['shape_class_change'])}")
+    return ", so ".join([said[0], " and ".join(said[1:])]) if said[1:] else said[0]
 
 
 def _rounding(incident: Incident) -> tuple[str, str]:
@@ -81,7 +89,8 @@ def _flip(flip: Flip, rounding: tuple[str, str]) -> str:
         parted = f"Token {flip.token_index}: the answer goes on with {flip.target_token} where the reference ends"
     else:
         parted = f"Token {flip.token_index} is {flip.target_token} instead of {flip.reference_token}"
-    return f"{parted}: {_closeness(flip, rounding)}."
+    ends = STOPPED in (flip.target_token, flip.reference_token)
+    return f"{parted}{'; ' if ends else ': '}{_closeness(flip, rounding)}."
 
 
 def _closeness(flip: Flip, rounding: tuple[str, str]) -> str:
@@ -108,19 +117,25 @@ def _ulps(flip: Flip, gap: float) -> str:
 
 def _pushed(root: Finding) -> str:
     """Return what the root cause did, as a sentence without its full stop."""
-    if root.code == "batch_recomposition" and isinstance(root.target, list) and isinstance(root.reference, list):
-        ours, theirs = len(root.target), len(root.reference)
-        if not theirs:
-            return f"The request shared its launches with {ours} other{'s' * (ours != 1)} instead of running alone"
-        if not ours:
-            return f"The request ran alone instead of sharing its launches with {theirs} other{'s' * (theirs != 1)}"
-        return (
-            f"The request shared its launches with {ours} others ({sum(root.target)} tokens) "
-            f"instead of {theirs} ({sum(root.reference)} tokens)"
-        )
+    if root.code == "batch_recomposition":
+        return f"The request {_shared(root)}"
     if root.code == "shape_class_change":
         return f"The launches had {_shapes(root)}"
-    return root.says[:1].upper() + root.says[1:]
+    says = root.says.partition("; ")[0]
+    return says[:1].upper() + says[1:]
+
+
+def _shared(batch: Finding) -> str:
+    """Return with whom the launches were shared at the first difference; target and reference are token counts."""
+    if not isinstance(batch.target, list) or not isinstance(batch.reference, list):
+        return "shared its launches with others than the reference did"
+    ours, theirs = len(batch.target), len(batch.reference)
+    if not theirs:
+        return f"shared its launches with {ours} other{'s' * (ours != 1)} instead of running alone"
+    if not ours:
+        return f"ran alone instead of sharing its launches with {theirs} other{'s' * (theirs != 1)}"
+    tokens = f"({sum(batch.target)} tokens) instead of {theirs} ({sum(batch.reference)} tokens)"
+    return f"shared its launches with {ours} other{'s' * (ours != 1)} {tokens}"
 
 
 def _shapes(plan: Finding) -> str:

@@ -13,15 +13,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from forensics import lines
 from forensics.bars import bars, glyphs
-from forensics.text import moment, printable
+from forensics.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
     from typing import TextIO
 
     from forensics.bars import Glyphs
-    from forensics.explanation import Explanation, Subject
+    from forensics.explanation import Explanation
     from forensics.findings import Citation, Finding, Link
 
 PIPED, NARROWEST, WIDEST = 100, 40, 120
@@ -57,14 +58,15 @@ def _columns(out: TextIO) -> int:
 
 
 def _screen(explanation: Explanation, width: int, shown: Glyphs, *, verbose: bool) -> Iterator[Line]:
-    sources = _sources(explanation)
+    sources = lines.letters(explanation)
     yield "", Text()
-    yield "target", _plain(_subject(explanation.target))
+    yield "target", _plain(lines.subject(explanation.target))
     if explanation.reference is not None:
-        yield "reference", _plain(_subject(explanation.reference))
-    yield "on", _plain(_engine(explanation))
-    yield "compared", _plain(_rule(explanation))
-    yield from _inputs(explanation)
+        yield "reference", _plain(lines.subject(explanation.reference))
+    yield "on", _plain(lines.engine(explanation))
+    yield "compared", _plain(lines.rule(explanation))
+    if differing := lines.inputs(explanation):
+        yield "inputs", _plain(differing if verbose else differing[:500])
     yield "", Text()
     for name, line in bars(explanation.lanes, explanation.flip, width, shown):
         yield name, Text(printable(line, 4000), style="cyan" if name in ("target", "reference") else "")
@@ -80,52 +82,6 @@ def _screen(explanation: Explanation, width: int, shown: Glyphs, *, verbose: boo
 
 def _plain(value: str, style: str = "") -> Text:
     return Text(printable(value, 2000), style=style)
-
-
-def _subject(subject: Subject) -> str:
-    name = subject.req_id
-    if subject.external_req_id and subject.external_req_id not in name:
-        name += f" ({subject.external_req_id})"
-    load = "launches not on record"
-    if subject.max_rows is not None:
-        tokens = "" if subject.max_launch_tokens is None else f", {subject.max_launch_tokens} tokens"
-        load = f"up to {subject.max_rows} row{'s' * (subject.max_rows != 1)}{tokens} a launch"
-    length = "no output on record" if subject.output_tokens is None else f"{subject.output_tokens} out"
-    return f"{name} · {moment(subject.arrival_ts)} · {load} · {length} ({subject.finish_reason or 'no finish reason'})"
-
-
-def _engine(explanation: Explanation) -> str:
-    arms = [one for one in (explanation.target, explanation.reference) if one is not None]
-    said = [
-        " ".join(
-            str(part)
-            for part in (one.engine, one.engine_version, (one.model_id or "").rsplit("/")[-1], one.dtype)
-            if part
-        )
-        or "engine not on record"
-        for one in arms
-    ]
-    runs = {one.run_id for one in arms}
-    same = "" if len(arms) == 1 else ", one run" if len(runs) == 1 else ", two runs"
-    return f"{said[0]}{same}" if len(set(said)) == 1 else f"{said[0]}; the reference {said[1]}"
-
-
-def _rule(explanation: Explanation) -> str:
-    if explanation.cohorts.other is None:
-        return explanation.rule
-    return f"{explanation.rule}. Also on record with the other key: --against={explanation.cohorts.other}"
-
-
-def _inputs(explanation: Explanation) -> Iterator[Line]:
-    """Say how the two inputs differ, where they do; equal inputs are what everybody expects."""
-    found = explanation.inputs
-    if found is None or found.same is True:
-        return
-    facts = [
-        f"{one.fact} {one.target or 'not on record'} against {one.reference or 'not on record'}" for one in found.shaped
-    ]
-    says = found.says or ("whether they are the same is not on record" if found.same is None else "not the same")
-    yield "inputs", _plain("; ".join([says, *facts])[:500])
 
 
 def _ladder(explanation: Explanation, shown: Glyphs, sources: dict[str, str], *, verbose: bool) -> Iterator[Line]:
@@ -178,12 +134,6 @@ def _link(link: Link, *, verbose: bool) -> Text:
     return text.append(f": {printable(said, 900)}" if said else "")
 
 
-def _sources(explanation: Explanation) -> dict[str, str]:
-    """Return path → letter of the files that findings cite."""
-    paths = dict.fromkeys(one.path for finding in explanation.findings for one in finding.citations)
-    return {path: chr(ord("a") + place) if place < 26 else f"f{place}" for place, path in enumerate(paths)}
-
-
 def _cited(citations: Iterable[Citation], sources: dict[str, str]) -> str:
     return " ".join(f"{sources[one.path]}:{one.line}" for one in list(citations)[:2])
 
@@ -193,7 +143,7 @@ def _reservations(explanation: Explanation, width: int, *, verbose: bool) -> Ite
         label = " (synthetic reference, run alone by replay)" if verdict.synthetic else ""
         yield "verdict", _plain(f"{verdict.outcome}{label}: {verdict.claim}", "bold")
     if explanation.ruled_out:
-        yield "ruled out", _plain(_some(explanation.ruled_out, sys.maxsize if verbose else width))
+        yield "ruled out", _plain(lines.as_many_as_fit(explanation.ruled_out, sys.maxsize if verbose else width))
     if verbose:
         for gap in explanation.gaps:
             yield "missing", _plain(f"{gap.field}: cannot say {gap.stops} [{gap.code}]")
@@ -207,12 +157,3 @@ def _reservations(explanation: Explanation, width: int, *, verbose: bool) -> Ite
             yield "not shown", _plain(claim)
     elif claims:
         yield "not shown", _plain("; ".join(claim.partition(":")[0] for claim in claims))
-
-
-def _some(codes: Sequence[str], width: int) -> str:
-    """Return as many codes as fit on one line, and how many more there are."""
-    whole = ", ".join(codes)
-    if len(whole) <= width:
-        return whole
-    kept = whole[: width - len(" and 99 more")].rpartition(", ")[0]
-    return f"{kept} and {len(codes) - len(kept.split(', '))} more"
