@@ -54,6 +54,11 @@ class Field:
     stops: str
 
     @property
+    def full_name(self) -> str:
+        """Return the name with its kind, as `contract` lists it."""
+        return f"{self.kind}.{self.name}"
+
+    @property
     def status(self) -> str:
         """Return 'on record', 'in part' or 'missing'."""
         return "on record" if self.share == 1 else "in part" if self.share > 0 else "missing"

@@ -1,103 +1,45 @@
-"""Explanation: the one object that every report reads. Incident → findings → graded chain, verdicts, gaps."""
+"""Incident → findings → graded chain, verdicts, gaps: makes the one object that every report reads."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from forensics import chain, detectors
+from forensics.consequence import consequence, spread
+from forensics.coverage import coverage, record_first
+from forensics.exhibits import exhibits
+from forensics.explanation import Covered, Explanation, Subject
 from forensics.filed import Filed, filed
-from forensics.findings import Citation, Finding, Gap, Grade, Link, Rung
-from forensics.flip import same_bits
+from forensics.findings import Finding, Gap
+from forensics.history import history
 from forensics.incident import Incident, assemble
-from forensics.lane import Lane, lane
-from forensics.plan_table import PlanTable, plan_table
+from forensics.inputs import inputs
+from forensics.lane import lane
+from forensics.plan_table import plan_table
 from forensics.registry import members
-from forensics.text import command
 from forensics.timeline import Thresholds
+from forensics.wording import cannot_claim, headline, next_commands, root_code
 
 if TYPE_CHECKING:
     from forensics.evidence import Evidence
-    from forensics.flip import Flip, Standing
     from forensics.store import Store
 
-FORMAT = "forensics.explanation/1"
 X_PARTS = ("effective_token_ids_sha256", "decode_cfg_applied")
-REPLAYED = ("transformers",)
-"""Engines that this version's replay executes."""
-EXIT = {"divergence": 1, "same": 0, "cut_short": 0, "sampled": 0, "no_reference": 4, "outputs_unknown": 4}
-
-
-@dataclass(frozen=True)
-class Subject:
-    """One arm as a report names it."""
-
-    req_id: str
-    external_req_id: str | None
-    run_id: str
-    replica_id: str
-    arrival_ts: float | None
-    engine: str | None
-    engine_version: str | None
-    model_id: str | None
-    dtype: str | None
-    weights_sha256: str | None
-    output_tokens: int | None
-    finish_reason: str | None
-    max_rows: int | None
-    max_launch_tokens: int | None
-    citation: Citation
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """What happened to one request, how each statement is known, and what is missing.
-
-    root_cause: a cause code, 'none' (nothing diverged) or 'undetermined'. chain: links from the root to the flip.
-    """
-
-    standing: Standing
-    headline: str
-    target: Subject
-    reference: Subject | None
-    rule: str
-    x_digest: str | None
-    flip: Flip | None
-    lanes: tuple[Lane, ...]
-    findings: tuple[Finding, ...]
-    links: tuple[Link, ...]
-    chain: tuple[Link, ...]
-    chain_grade: Grade | None
-    root_cause: str
-    ruled_out: tuple[str, ...]
-    gaps: tuple[Gap, ...]
-    plan_table: PlanTable
-    verdicts: tuple[Filed, ...]
-    cannot_claim: tuple[str, ...]
-    next_commands: tuple[str, ...]
-    seen: dict[str, str]
-    format: str = FORMAT
-
-    @property
-    def exit_code(self) -> int:
-        """Return 0 for no divergence, 1 for one, 4 where the log cannot tell."""
-        return EXIT[self.standing]
-
-    def finding(self, code: str) -> Finding | None:
-        """Return the finding of that code, if there is one."""
-        return next((finding for finding in self.findings if finding.code == code), None)
-
-    def document(self) -> dict[str, Any]:
-        """Return the document form (schemas/explanation.v1.json)."""
-        document = asdict(self)
-        for finding, entry in zip(self.findings, document["findings"], strict=True):
-            entry["rung"] = finding.rung.name.lower()
-        return document
 
 
 def explain(store: Store, req_id: str, against: str | None = None, limits: Thresholds | None = None) -> Explanation:
     """Explain one request. Raises ForensicsError for an id that is unknown or ambiguous."""
-    incident = assemble(store, req_id, against, limits or Thresholds())
+    return _explained(store, assemble(store, req_id, against, limits or Thresholds()))
+
+
+def explain_with_spread(store: Store, req_id: str, against: str | None, limits: Thresholds) -> Explanation:
+    """Explain one request, and count the divergent requests of the whole store."""
+    incident = assemble(store, req_id, against, limits)
+    return replace(_explained(store, incident), spread=spread(store, incident, limits))
+
+
+def _explained(store: Store, incident: Incident) -> Explanation:
     verdicts = _verdicts(store, incident)
     seen = {name: module.SEEN for name, module in members(detectors).items()}
     findings, gaps = _detect(incident) if incident.standing == "divergence" else ([], _why_undecided(incident))
@@ -108,33 +50,38 @@ def explain(store: Store, req_id: str, against: str | None = None, limits: Thres
     roots = chain.root_causes(findings, links)
     way = chain.path(roots[0].code, links) if roots else []
     found = {finding.code for finding in findings} | {gap.code for gap in gaps}
+    arms = [incident.target] + ([incident.reference] if incident.reference else [])
+    fields, first = _coverage(arms)
+    ordered = tuple(sorted(findings, key=lambda finding: (finding.rung, finding.onset)))
     return Explanation(
         standing=incident.standing,
-        headline=_headline(incident, findings, way, roots),
+        headline=headline(incident, findings, way, roots, verdicts),
         target=_subject(incident.target),
         reference=_subject(incident.reference) if incident.reference else None,
         rule=incident.rule,
+        cohorts=incident.cohorts,
         x_digest=incident.target.x_digest(),
+        inputs=inputs(incident, findings),
         flip=incident.flip,
-        lanes=tuple(lane(name, arm) for name, arm in _arms(incident)),
-        findings=tuple(sorted(findings, key=lambda finding: (finding.rung, finding.onset))),
+        consequence=consequence(incident),
+        lanes=tuple(lane(name, arm) for name, arm in zip(("target", "reference"), arms, strict=False)),
+        history=history(store, incident),
+        findings=ordered,
         links=tuple(links),
         chain=tuple(way),
         chain_grade=chain.grade(way),
-        root_cause=_root(incident, roots),
+        root_cause=root_code(incident, roots),
         ruled_out=tuple(sorted(seen.keys() - found)) if incident.standing == "divergence" else (),
         gaps=tuple(gaps),
+        coverage=fields,
+        record_first=first,
         plan_table=table,
         verdicts=tuple(verdicts),
-        cannot_claim=_cannot_claim(incident, way, gaps, verdicts),
-        next_commands=_next(incident, verdicts),
+        exhibits=exhibits(arms, [one for finding in ordered for one in finding.citations]),
+        cannot_claim=cannot_claim(incident, way, gaps, verdicts, seen),
+        next_commands=next_commands(incident, verdicts),
         seen=seen,
     )
-
-
-def _arms(incident: Incident) -> list[tuple[str, Evidence]]:
-    target = [("target", incident.target)]
-    return target + ([("reference", incident.reference)] if incident.reference else [])
 
 
 def _detect(incident: Incident) -> tuple[list[Finding], list[Gap]]:
@@ -170,6 +117,15 @@ def _filed(store: Store, of: tuple[str, str]) -> list[Filed]:
     return [filed(row) for row in store.ask("verdicts", run_id=of[0], req_id=of[1]).to_dicts()]
 
 
+def _coverage(arms: list[Evidence]) -> tuple[tuple[Covered, ...], tuple[str, ...]]:
+    """Return every field of the contract with both arms' shares, and the fields to record first."""
+    ours, *rest = [coverage(arm) for arm in arms]
+    theirs = [field.share for field in rest[0]] if rest else [None] * len(ours)
+    fields = [Covered(one.full_name, one.share, share, one.stops) for one, share in zip(ours, theirs, strict=True)]
+    first = record_first([one for pair in zip(ours, *rest, strict=True) for one in [min(pair, key=lambda f: f.share)]])
+    return tuple(fields), tuple(one.full_name for one in first)
+
+
 def _subject(arm: Evidence) -> Subject:
     request, engine = arm.request, arm.engine or {}
     named: dict[str, Any] = {
@@ -184,71 +140,3 @@ def _subject(arm: Evidence) -> Subject:
         max_launch_tokens=arm.steps["batch_tokens"].max(),  # type: ignore[arg-type]
         citation=arm.cite()[0],
     )
-
-
-def _root(incident: Incident, roots: list[Finding]) -> str:
-    if incident.standing in ("same", "cut_short", "sampled"):
-        return "none"
-    return roots[0].code if roots and roots[0].rung < Rung.NUMERICS else "undetermined"
-
-
-def _headline(incident: Incident, findings: list[Finding], way: list[Link], roots: list[Finding]) -> str:
-    if incident.standing != "divergence":
-        return {
-            "same": f"No divergence: both runs gave the same output.{_silent_drift(incident)}",
-            "cut_short": "No divergence: one output is the beginning of the other, cut short by a limit or an abort.",
-            "sampled": "No incident: sampled at a temperature above 0 without a seed; different outputs are expected.",
-            "no_reference": "Nothing to compare with: no other run of this request is on record.",
-            "outputs_unknown": "Cannot tell: the outputs of the two runs are not on record in a form that compares.",
-        }[incident.standing]
-    flip = next(finding for finding in findings if finding.code == "token_flip").says
-    if _root(incident, roots) == "undetermined":
-        return f"Divergence: {flip}. The log does not determine why."
-    causes = " → ".join([way[0].cause, *(one.effect for one in way)])
-    return f"Divergence: {flip}. {causes} (chain {chain.grade(way)})."
-
-
-def _silent_drift(incident: Incident) -> str:
-    """Return what to add where the tokens are the same and the logits are not: the arithmetic differed all the same."""
-    pairs = [(ours, same_bits(ours, theirs)) for ours, theirs in incident.token_pairs()] if incident.reference else []
-    drifted = [ours["token_index"] for ours, equal in pairs if equal is False]
-    if not drifted:
-        return " Their recorded logits are equal bit for bit." if pairs and all(equal for _, equal in pairs) else ""
-    return (
-        f" The logits differ from output token {drifted[0]} on, in {len(drifted)} of {len(pairs)} tokens; none flipped."
-    )
-
-
-def _cannot_claim(incident: Incident, way: list[Link], gaps: list[Gap], verdicts: list[Filed]) -> tuple[str, ...]:
-    claims = [f"{gap.stops}: {gap.field} is not on record" for gap in gaps]
-    if incident.standing == "divergence":
-        proven = any(verdict.proves for verdict in verdicts)
-        if not proven:
-            claims.append("that the plan carries the flip: no verdict on file proves it")
-        claims.append("which of the two outputs is the right one")
-        if proven and way:
-            claims.append("what lies below the plan is not covered by the verdict: it rests on the log, as graded")
-    if any("batch_recomposition" in (one.cause, one.effect) for one in way):
-        claims.append("that these neighbours in particular matter: a launch of the same shape may do the same")
-    return tuple(claims)
-
-
-def _next(incident: Incident, verdicts: list[Filed]) -> tuple[str, ...]:
-    request, reference = incident.target.request, incident.reference
-    against = [f"--against={reference.request['req_id']}"] if incident.named and reference else []
-
-    def say(*words: str) -> str:
-        return command(*words, *against, request=request["req_id"])
-
-    if incident.standing not in ("divergence", "no_reference", "outputs_unknown"):
-        return ()
-    can_replay = request["effective_token_ids"] is not None and (incident.target.engine or {}).get("engine") in REPLAYED
-    if incident.standing == "outputs_unknown" or (incident.standing == "no_reference" and not can_replay):
-        return (command("contract", request=request["req_id"]),)
-    if any(verdict.proves for verdict in verdicts):
-        return (say("export", "-o", "review.md"),)
-    if can_replay:
-        return say("replay"), say("export", "-o", "review.md")
-    if request["effective_token_ids"] is None:
-        return command("contract", request=request["req_id"]), say("export", "-o", "review.md")
-    return say("case", "-o", "case.json"), say("export", "-o", "review.md")

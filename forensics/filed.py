@@ -22,7 +22,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Filed:
-    """What a verdict claims, and on which trials it rests."""
+    """What a verdict claims, and on which trials it rests. reference: None for a synthetic one, run alone by replay."""
 
     outcome: str
     claim: str
@@ -34,6 +34,11 @@ class Filed:
     limits: tuple[str, ...]
     case_sha256: str
     source_path: str
+
+    @property
+    def synthetic(self) -> bool:
+        """Return whether nobody recorded the reference: replay executed the request alone and took that."""
+        return self.reference is None
 
     @property
     def proves(self) -> bool:

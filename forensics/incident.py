@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from forensics.cohort import ALONE, CALM, Cohorts, load_of, nearest, runs_asked_the_same, runs_of_same_x
 from forensics.errors import ForensicsError
 from forensics.evidence import Evidence, gather
 from forensics.flip import Flip, Standing, compare_outputs, flip_at
@@ -17,10 +18,7 @@ if TYPE_CHECKING:
     from forensics.store import Store
     from forensics.timeline import Thresholds
 
-CALM = "the one that shared its launches with the fewest tokens"
 NO_IDEA = "`forensics incidents` lists requests that diverged"
-COHORT_LIMIT = 100
-"""Runs of one request that are looked at; a health check may have thousands."""
 Pair = tuple[int, dict[str, Any] | None, dict[str, Any] | None]
 
 
@@ -29,6 +27,7 @@ class Incident:
     """A request, what it is compared with and why that, and where the two part.
 
     cohort: other runs of the same request; named: the reference was chosen by the user.
+    cohorts: how many requests each of the two keys gives.
     """
 
     target: Evidence
@@ -38,6 +37,7 @@ class Incident:
     flip: Flip | None = None
     cohort: tuple[Evidence, ...] = field(default_factory=tuple)
     named: bool = False
+    cohorts: Cohorts = ALONE
 
     def arms(self) -> tuple[Evidence, Evidence]:
         """Return target and reference. Only for incidents that have a reference."""
@@ -119,60 +119,61 @@ def find_request(store: Store, name: str) -> dict[str, Any]:
 
 
 def assemble(store: Store, req_id: str, against: str | None, limits: Thresholds) -> Incident:
-    """Collect target and reference, and settle whether and where their outputs differ."""
+    """Collect target and reference, and settle whether and where their outputs differ.
+
+    The reference comes from the runs with the same x. Only where none of them has another output, and one that was
+    asked the same with another x does, it comes from those.
+    """
     row = find_request(store, req_id)
     target = gather(store, row, limits)
-    rows = [
-        other
-        for other in _cohort(store, row, target)
-        if (other["run_id"], other["replica_id"], other["req_id"]) != target.identity
-    ]
-    nearest = sorted(rows, key=lambda other: abs((other["arrival_ts"] or 0.0) - (row["arrival_ts"] or 0.0)))
-    others = tuple(gather(store, other, limits) for other in nearest[:COHORT_LIMIT])
+    same_x = runs_of_same_x(store, row, target.model_identity())
+    same_asked = runs_asked_the_same(store, row, same_x)
+    counted = Cohorts(len(same_x), len(same_asked))
+    others = nearest(store, same_x, row, limits)
     if against is not None:
         reference = gather(store, find_request(store, against), limits)
         if reference.identity == target.identity:
             raise ForensicsError(f"{req_id} and {against} are the same request", 2, "name another one with --against")
-        same = reference.request["input_sha256"] == row["input_sha256"]
-        rule = "named with --against" if same else "named with --against; it is another request: its x is not the same"
-        return compare(target, reference, rule, others, named=True)
+        hashes = (row["input_sha256"], reference.request["input_sha256"])
+        rule = "named with --against"
+        if None in hashes:
+            rule += "; whether its x is the same is not on record"
+        elif hashes[0] != hashes[1]:
+            rule += "; it is another request: its x is not the same"
+        return compare(target, reference, rule, others, named=True, cohorts=replace(counted, used="chosen"))
+    used, key = "same x", "same x"
+    differing = _differing(target, others)
+    if same_asked and not differing:
+        asked = nearest(store, same_asked, row, limits)
+        if not others or _differing(target, asked):
+            used, key, others, differing = "same asked", "same asked, other x", asked, _differing(target, asked)
     if not others:
         rule = "no other request with the same x, or asked the same, is on record"
         return Incident(target, None, rule, "no_reference")
-    differing = [other for other in others if compare_outputs(target, other)[0] == "divergence"]
+    unused = same_asked if used == "same x" else same_x
+    cohorts = replace(counted, used=used, other=unused[0]["req_id"] if unused else None)
     calm = min(differing or others, key=load_of)
-    left_out = f" (the nearest in time of {len(rows)})" if len(rows) > len(others) else ""
-    looked_at = f"of {len(others)} other run(s) of the same request{left_out}, {len(differing)} with another output"
+    found = counted.same_x if used == "same x" else counted.same_asked
+    left_out = f" (the nearest in time of {found})" if found > len(others) else ""
+    looked_at = f"of {len(others)} other run(s) ({key}){left_out}, {len(differing)} with another output"
     rule = f"{looked_at}, {CALM if load_of(calm)[0] < float('inf') else 'the earliest: no launch is on record'}"
-    return compare(target, calm, rule, others)
+    return compare(target, calm, rule, others, cohorts=cohorts)
 
 
-def _cohort(store: Store, row: dict[str, Any], target: Evidence) -> list[dict[str, Any]]:
-    """Return requests with the same x; without any, requests that were asked the same."""
-    same: list[dict[str, Any]] = []
-    if row["input_sha256"]:
-        model = target.model_identity()
-        for other in store.ask("same_input", input_sha256=row["input_sha256"]).to_dicts():
-            engines = store.ask("engine", run_id=other["run_id"], replica_id=other["replica_id"]).to_dicts()
-            engine = engines[0] if engines else {}
-            if model is not None and (engine.get("weights_sha256") or engine.get("model_id")) == model:
-                same.append(other)
-    if len(same) <= 1 and row["asked_sha256"]:
-        return store.ask("same_asked", asked_sha256=row["asked_sha256"]).to_dicts()
-    return same
-
-
-def load_of(evidence: Evidence) -> tuple[float, float]:
-    """Return how loaded a run was: mean tokens a launch, then arrival. The least loaded run is the best reference."""
-    tokens = evidence.steps["batch_tokens"].drop_nulls().to_list()
-    mean = sum(tokens) / len(tokens) if tokens else float("inf")
-    return mean, evidence.request["arrival_ts"] or 0.0
+def _differing(target: Evidence, others: tuple[Evidence, ...]) -> list[Evidence]:
+    return [other for other in others if compare_outputs(target, other)[0] == "divergence"]
 
 
 def compare(
-    target: Evidence, reference: Evidence, rule: str, cohort: tuple[Evidence, ...], *, named: bool = False
+    target: Evidence,
+    reference: Evidence,
+    rule: str,
+    cohort: tuple[Evidence, ...],
+    *,
+    named: bool = False,
+    cohorts: Cohorts = ALONE,
 ) -> Incident:
     """Settle whether and where the outputs of two runs differ."""
     standing, index = compare_outputs(target, reference)
     flip = None if index is None else flip_at(target, reference, index)
-    return Incident(target, reference, rule, standing, flip, cohort, named)
+    return Incident(target, reference, rule, standing, flip, cohort, named, cohorts)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from forensics.cohort import CALM, load_of
 from forensics.evidence import gather
-from forensics.incident import CALM, Incident, compare, load_of
+from forensics.incident import Incident, compare
 from forensics.searching import Scope, find
 
 if TYPE_CHECKING:

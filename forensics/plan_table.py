@@ -54,7 +54,9 @@ def plan_table(incident: Incident) -> PlanTable:
     """Count over target, reference and the rest of the cohort, all up to the flip's output position."""
     if incident.flip is None or incident.reference is None:
         return PlanTable()
-    runs = {arm.identity: arm for arm in (incident.target, incident.reference, *incident.cohort)}
+    arms = (incident.target, incident.reference, *incident.cohort)
+    input_ids = incident.target.request["effective_token_ids_sha256"]  # another input has other bits under any plan
+    runs = {arm.identity: arm for arm in arms if arm.request["effective_token_ids_sha256"] == input_ids}
     counts = {(plan, bits): 0 for plan in (True, False) for bits in (True, False)}
     examples = []
     for one, other in combinations(runs.values(), 2):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import unicodedata
 from datetime import UTC, datetime
 
 SHOWN_LIMIT = 400
 """Characters of one value that a report shows; a log can hold ids of a megabyte."""
+LINKED = re.compile(r"://|www\.|@|mailto:|javascript:|#\d", re.IGNORECASE)
 
 
 def printable(value: object, limit: int = SHOWN_LIMIT) -> str:
@@ -22,8 +24,17 @@ def printable(value: object, limit: int = SHOWN_LIMIT) -> str:
 
 
 def markdown(value: object, limit: int = SHOWN_LIMIT) -> str:
-    """Return a value as inline markdown that renders as the very same characters."""
-    return "".join(f"\\{char}" if char in "\\`*_{}[]<>()#+!|~&$" else char for char in printable(value, limit))
+    """Return a value as inline markdown that renders as the very same characters, at the start of a block too.
+
+    Words that a viewer would make a link or a mention of (https://…, www.…, a@b) become code spans: no escape stops it.
+    """
+    words = re.split(r"( +)", printable(value, limit).lstrip(" "))  # four would begin a code block
+    text = "".join(code(word) if LINKED.search(word) else _escaped(word) for word in words)
+    return re.sub(r"^(\d+(?=[.)])|(?=[-+=]))", r"\1\\", text)  # would begin a list or a heading
+
+
+def _escaped(word: str) -> str:
+    return re.sub(r"[\\`*\[\]<>#~&$]|(?<!\w)_|_(?!\w)", r"\\\g<0>", word).replace("|", "&#124;")
 
 
 def shell(word: object) -> str:
@@ -55,8 +66,19 @@ def moment(ts: float | None) -> str:
 
 
 def code(value: object, limit: int = SHOWN_LIMIT) -> str:
-    """Return a value as an inline code span, safe inside a table cell."""
-    text = printable(value, limit).replace("|", "\\|")
-    longest = max((len(run) for run in text.replace("`", " ` ").split() if set(run) == {"`"}), default=0)
-    ticks = "`" * (text.count("`") + 1 if longest else 1)
-    return f"{ticks} {text} {ticks}" if "`" in text else f"`{text}`"
+    """Return a value as inline code, in a table cell too: a pipe stands between the spans."""
+    text = printable(value, limit)
+    return "&#124;".join(_span(part) if part else "" for part in text.split("|")) if text else "(empty)"
+
+
+def _span(text: str) -> str:
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    ticks = "`" * (longest + 1)
+    padded = "`" in (text[0], text[-1]) or (text[0] == text[-1] == " " and text.strip())
+    return f"{ticks} {text} {ticks}" if padded else f"{ticks}{text}{ticks}"
+
+
+def mermaid(value: object, limit: int = 60) -> str:
+    """Return a value as the quoted label of a mermaid node: what is no plain letter becomes an entity code."""
+    plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _.,:="
+    return '"' + "".join(char if char in plain else f"#{ord(char)};" for char in printable(value, limit)) + '"'

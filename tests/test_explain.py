@@ -7,19 +7,22 @@ import io
 import json
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import pytest
 
 from forensics.errors import ForensicsError
-from forensics.explain import Explanation, explain
+from forensics.explain import explain
 from forensics.incidents import incidents
 from forensics.load import load
 from forensics.reports import json as json_report
 from forensics.reports import markdown, terminal
 from forensics.timeline import Thresholds
 from tests.story import GREEDY, A, B, Story, codes, grades, loaded, told
+
+if TYPE_CHECKING:
+    from forensics.explanation import Explanation
 
 SCHEMA = Path(__file__).parent.parent / "schemas" / "explanation.v1.json"
 

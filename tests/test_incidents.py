@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 
 from forensics.casefile import build_case
-from forensics.explain import Explanation, explain
+from forensics.explain import explain
 from forensics.incident import assemble
 from forensics.incidents import incidents
 from forensics.load import load
@@ -27,6 +27,8 @@ from replay.casefile import load_case
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from forensics.explanation import Explanation
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = sorted(path for path in (ROOT / "fixtures/incidents").iterdir() if path.is_dir())

@@ -33,7 +33,7 @@ THIRD_PARTY = {
     "replay/": set(),
 }
 # Rooms whose members never import a sibling.
-ROOMS = ("forensics/ingest/", "forensics/detectors/", "forensics/reports/", "replay/factors/")
+ROOMS = ("forensics/ingest/", "forensics/detectors/", "forensics/reports/", "forensics/review/", "replay/factors/")
 FROM_REPLAY = {"replay.case", "replay.prove"}
 
 

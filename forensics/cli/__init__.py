@@ -7,6 +7,7 @@ of the imports below is the order of `--help`.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -29,6 +30,9 @@ INTERNAL = 70
 
 def main() -> None:
     """Run the command line; errors for the user become a message and an exit code, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # an ASCII terminal must not stop a report
     try:
         app()
     except ForensicsError as error:

@@ -41,6 +41,7 @@ TERMINAL = Format("terminal")
 def explain(
     req_id: ReqId, against: Against = None, db: Db = STORE,
     format: Annotated[Format, typer.Option("--format", help="How to show it.")] = TERMINAL,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Terminal: every reason and every gap.")] = False,
     free_mb: FreeMb = 1024.0, queue_p95_ms: QueueMs = 50.0,
     evaporation_ratio: Evaporated = 0.05,
 ) -> None:  # fmt: skip
@@ -49,7 +50,11 @@ def explain(
 
     with opened(db) as store:
         explanation = run(store, req_id, against, limits(free_mb, queue_p95_ms, evaporation_ratio))
-    members(reports)[format.value].render(explanation, sys.stdout)
+    report = members(reports)[format.value]
+    if format is TERMINAL:
+        report.render(explanation, sys.stdout, verbose=verbose)
+    else:
+        report.render(explanation, sys.stdout)  # these say all there is
     raise typer.Exit(explanation.exit_code)
 
 
@@ -61,13 +66,13 @@ def export(
     evaporation_ratio: Evaporated = 0.05,
 ) -> None:  # fmt: skip
     """Write the incident review: markdown, with the timeline as SVG and PNG beside it."""
-    from forensics.explain import explain as run
+    from forensics.explain import explain_with_spread
     from forensics.picture import draw
     from forensics.reports import markdown
 
     refuse_store(out)
     with opened(db) as store:
-        explanation = run(store, req_id, against, limits(free_mb, queue_p95_ms, evaporation_ratio))
+        explanation = explain_with_spread(store, req_id, against, limits(free_mb, queue_p95_ms, evaporation_ratio))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         pictures = draw(explanation, out.with_name(f"{out.stem}-timeline"))

@@ -171,8 +171,8 @@ def contract(req_id: ReqId, db: Db = STORE, format: AsList = ListFormat.table) -
 
     with opened(db) as store:
         fields = coverage(gather(store, find_request(store, req_id), Thresholds()))
-    rows = [[f"{f.kind}.{f.name}", f.status, f"{f.share:.0%}", "" if f.share == 1 else f.stops] for f in fields]
+    rows = [[f.full_name, f.status, f"{f.share:.0%}", "" if f.share == 1 else f.stops] for f in fields]
     table(["field", "status", "rows", "without it we cannot tell"], rows, as_json=format is ListFormat.json)
     first = record_first(fields)
     if first:
-        say("record these first: " + ", ".join(f"{field.kind}.{field.name}" for field in first))
+        say("record these first: " + ", ".join(field.full_name for field in first))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from typing import TextIO
 
-    from forensics.explain import Explanation
+    from forensics.explanation import Explanation
 
 
 class Report(Protocol):

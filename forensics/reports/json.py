@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import TextIO
 
-    from forensics.explain import Explanation
+    from forensics.explanation import Explanation
 
 
 def render(explanation: Explanation, out: TextIO) -> None:
