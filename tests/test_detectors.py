@@ -243,6 +243,8 @@ def test_short_memory_pages_out_and_preempts(tmp_path: Path) -> None:
     assert found.chain_grade == "supported"
     assert grades(found)["memory_pressure", "paging"] == "supported"
     assert grades(found)["paging", "preemption_recompute"] == "consistent", "memory alone may have preempted it"
+    before = told(tmp_path / "before", short(story, "load", (1,), free=90))
+    assert grades(before)["memory_pressure", "preemption_recompute"] == "supported", "short in the step before it"
 
 
 def test_algorithm_change_at_the_same_shape(tmp_path: Path) -> None:
@@ -384,6 +386,8 @@ def test_another_token_rule(tmp_path: Path) -> None:
     assert found.root_cause == "tie_rule_change"
     strict = told(tmp_path / "strict", loaded(token_rule="topk0"))
     assert grades(strict)["tie_rule_change", "token_flip"] == "refuted", "no tie: the rule had no say"
+    drifted = tied(token_rule="topk0").amend("load", "step", (2,), top_logits=[20.25, 20.25])
+    assert grades(told(tmp_path / "drifted", drifted))["tie_rule_change", "token_flip"] == "consistent", "a tie is left"
     assert strict.root_cause == "batch_recomposition"
     assert strict.chain_grade == "supported", "a refuted competitor is ruled out"
 
