@@ -243,6 +243,8 @@ def test_short_memory_pages_out_and_preempts(tmp_path: Path) -> None:
     assert found.chain_grade == "supported"
     assert grades(found)["memory_pressure", "paging"] == "supported"
     assert grades(found)["paging", "preemption_recompute"] == "consistent", "memory alone may have preempted it"
+    before = told(tmp_path / "before", short(story, "load", (1,), free=90))
+    assert grades(before)["memory_pressure", "preemption_recompute"] == "supported", "short in the step before it"
 
 
 def test_algorithm_change_at_the_same_shape(tmp_path: Path) -> None:
@@ -384,6 +386,8 @@ def test_another_token_rule(tmp_path: Path) -> None:
     assert found.root_cause == "tie_rule_change"
     strict = told(tmp_path / "strict", loaded(token_rule="topk0"))
     assert grades(strict)["tie_rule_change", "token_flip"] == "refuted", "no tie: the rule had no say"
+    drifted = tied(token_rule="topk0").amend("load", "step", (2,), top_logits=[20.25, 20.25])
+    assert grades(told(tmp_path / "drifted", drifted))["tie_rule_change", "token_flip"] == "consistent", "a tie is left"
     assert strict.root_cause == "batch_recomposition"
     assert strict.chain_grade == "supported", "a refuted competitor is ruled out"
 
@@ -482,9 +486,9 @@ WIDE = tuple(range(100, 140))
 def test_shades_of_effective_request_drift(
     tmp_path: Path, prompt: tuple[int, ...], shaped: dict[str, Any], expected: str
 ) -> None:
-    asked = {"raw_prompt_sha256": "c" * 64, "decode_cfg_requested": GREEDY}
+    asked = {"raw_prompt_sha256": "c" * 64, "decode_cfg_requested": GREEDY, "routing_template_version": "6"}
     story = Story().engine().request("idle", A, prompt=WIDE, **asked)
-    story.request("load", B, prompt=prompt, drift=0.25, **asked, **shaped)
+    story.request("load", B, prompt=prompt, drift=0.25, **(asked | shaped))
     shade = {"truncated": "truncation", "policy_gates": "policy", "routing_template_version": "template"}
     text = says(told(tmp_path, story), "effective_request_drift")
     assert expected in text
@@ -494,6 +498,12 @@ def test_shades_of_effective_request_drift(
     blind = says(told(tmp_path / "blind", story), "effective_request_drift")
     assert expected not in blind
     assert shade[next(iter(shaped))] in blind, "where no ids are on record the shaping facts still tell"
+
+
+def test_a_limit_that_one_arm_alone_states_is_no_truncation(tmp_path: Path) -> None:
+    story = Story().engine().request("idle", A, prompt=WIDE, truncated=False)
+    found = told(tmp_path, story.request("load", B, prompt=WIDE[1:], drift=0.25, context_limit=99), against="idle")
+    assert says(found, "effective_request_drift").endswith("no shaping fact on record says why")
 
 
 def test_the_table_of_causes_is_read_from_the_effect_down() -> None:

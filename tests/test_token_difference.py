@@ -60,8 +60,8 @@ def test_many_places_are_counted() -> None:
 
 
 def test_a_long_middle_is_one_edit() -> None:
-    """Two long sequences without anything in common: matching them token by token would be quadratic."""
+    """Two long sequences with one token in common: matching them token by token could be quadratic."""
     size = CLOSE_LOOK + 1
-    difference = token_difference(list(range(size)), [-1 - token % 2 for token in range(size)])
+    difference = token_difference(list(range(size)), [token if token == 600 else -1 for token in range(size)])
     assert difference is not None
     assert difference.edits == ((0, size, size),)

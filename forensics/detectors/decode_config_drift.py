@@ -57,9 +57,11 @@ def detect(incident: Incident) -> Iterator[Finding | Gap]:
         None if arm.request["decode_cfg_requested"] is None else arm.decode_cfg("decode_cfg_requested")
         for arm in (target, reference)
     ]
-    listed = "; ".join(
-        f"{k} {ours.get(k)!r} against {theirs.get(k)!r} ({_shade(k, ours, theirs, asked)})" for k in changed
-    )
+    shades: dict[str, list[str]] = {}
+    for key in changed:
+        said = f"{key} {ours.get(key)!r} against {theirs.get(key)!r}"
+        shades.setdefault(_shade(key, ours, theirs, asked), []).append(said)
+    listed = "; ".join(f"{', '.join(keys)} ({shade})" for shade, keys in shades.items())
     gates = [arm.request["policy_gates"] for arm in (target, reference)]
     policy = "; other policy gates applied" if gates[0] != gates[1] else ""
     yield Finding(

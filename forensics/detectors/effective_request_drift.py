@@ -22,6 +22,8 @@ SHADES = {
     "shaping": ("shaping_events",),
 }
 """What can have changed the tokens → the request fields that tell of it."""
+HAPPENINGS = ("truncated", "trunc_reason", "trunc_boundary", "policy_gates", "shaping_events")
+"""Fields that are written where it happened: absent in one arm is a difference."""
 
 
 def detect(incident: Incident) -> Iterator[Finding | Gap]:
@@ -53,12 +55,12 @@ def detect(incident: Incident) -> Iterator[Finding | Gap]:
 
 
 def _said(ours: dict[str, Any], theirs: dict[str, Any], shade: str) -> str:
-    """Return the facts of one shade that differ. A fact that one arm alone states counts: shaping is recorded where it
-    happened."""
+    """Return the facts of one shade that differ; what one arm alone states counts only if it is a happening."""
     return ", ".join(
         f"{name} {_value(ours[name])} against {_value(theirs[name])}"
         for name in SHADES[shade]
-        if _value(ours[name]) != _value(theirs[name])
+        if (ours[name] or None) != (theirs[name] or None)
+        and (name in HAPPENINGS or None not in (ours[name], theirs[name]))
     )
 
 
