@@ -201,9 +201,11 @@ def test_many_moments_are_counted(tmp_path: Path) -> None:
     story = loaded()
     for _ in range(30):
         story.add("event", engine_step=9, what="eviction")
+    story.add("event", engine_step=9, what="abort", req_id="load")
     said = [one.what for one in told(tmp_path, story).history]
-    assert said.count("event: eviction") == 12
-    assert "event: 18 more, not listed" in said
+    assert "event: abort of load" in said, "what happened to the request itself comes first"
+    assert said.count("event: eviction") == 11
+    assert "event: 19 more, not listed" in said
 
 
 def test_cited_records_are_printed(tmp_path: Path) -> None:
