@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from forensics.store import Store
     from forensics.timeline import Thresholds
 
-CALM = "the one that shared its launches with the fewest tokens"
+CALM = "the one with the fewest tokens a launch"
 COHORT_LIMIT = 100
 """Runs of one request that are looked at; a health check may have thousands."""
 

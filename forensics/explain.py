@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from forensics import chain, detectors
+from forensics.completeness import lost
 from forensics.consequence import consequence, spread
 from forensics.coverage import coverage, record_first
 from forensics.exhibits import exhibits
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
     from forensics.evidence import Evidence
     from forensics.store import Store
 
+IN_LOST_RECORDS = {
+    "batch_recomposition": "who else shared the launches",
+    "preemption_recompute": "whether the request was preempted and recomputed",
+    "paging": "whether KV was evicted, offloaded or recomputed",
+}
+"""Code → what cannot be told, where records of the request's own time are lost."""
 X_PARTS = ("effective_token_ids_sha256", "decode_cfg_applied")
 
 
@@ -43,6 +50,7 @@ def _explained(store: Store, incident: Incident) -> Explanation:
     verdicts = _verdicts(store, incident)
     seen = {name: module.SEEN for name, module in members(detectors).items()}
     findings, gaps = _detect(incident) if incident.standing == "divergence" else ([], _why_undecided(incident))
+    gaps += _lost(store, incident, findings)
     table = plan_table(incident)
     links = chain.link(findings, gaps, incident, table)
     for verdict in verdicts:
@@ -88,6 +96,21 @@ def _detect(incident: Incident) -> tuple[list[Finding], list[Gap]]:
     found = [one for module in members(detectors).values() for one in module.detect(incident)]
     findings = [one for one in found if isinstance(one, Finding)]
     return findings, [one for one in found if isinstance(one, Gap)]
+
+
+def _lost(store: Store, incident: Incident, findings: list[Finding]) -> list[Gap]:
+    """Return what lost records keep us from ruling out: what they may have said, no silence of a detector denies."""
+    if incident.standing != "divergence":
+        return []
+    found = []
+    for arm, lived in zip(incident.arms(), incident.lived(), strict=True):
+        steps = lived["engine_step"].drop_nulls().to_list()
+        run_id, replica_id, _ = arm.identity
+        for loss in lost(store, run_id, replica_id, min(steps), max(steps)) if steps else ():
+            for code, stops in IN_LOST_RECORDS.items():
+                if code not in {finding.code for finding in findings}:
+                    found.append(Gap(code, f"what was in {loss.told()}", stops))
+    return found
 
 
 def _why_undecided(incident: Incident) -> list[Gap]:

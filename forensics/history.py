@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from forensics.findings import Citation
+from forensics.timeline import transitions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,10 +64,11 @@ def _steps(name: str, arm: Evidence, flip: int | None) -> Iterator[Moment]:
     lived = [row for row in rows if flip is None or row["step"] <= flip]
     changed = [row for before, row in pairwise(lived) if row["batch_size"] != before["batch_size"]]
     yield from _listed(name, changed, "launch of another size", lambda row: f"launch now {_launch(row)}")
-    turned = [(before, row) for before, row in pairwise(rows) if row["regime"] != before["regime"]]
-    for before, row in turned[:LIMIT]:
-        yield _at(name, row, f"regime {before['regime'] or 'unknown'} → {row['regime'] or 'unknown'}")
-    yield from _rest(name, [row for _, row in turned], "change of regime")
+    by_step = {row["step"]: row for row in rows}
+    turned = transitions(arm.steps)
+    for turn in turned[:LIMIT]:
+        yield _at(name, by_step[turn.step], f"regime {turn.before} → {turn.after}: {turn.why}")
+    yield from _rest(name, [by_step[turn.step] for turn in turned], "change of regime")
     yield from _listed(
         name, [row for row in rows if row["resumed"]], "recomputation", lambda _: "preempted; KV computed again"
     )

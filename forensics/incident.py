@@ -155,8 +155,8 @@ def assemble(store: Store, req_id: str, against: str | None, limits: Thresholds)
     calm = min(differing or others, key=load_of)
     found = counted.same_x if used == "same x" else counted.same_asked
     left_out = f" (the nearest in time of {found})" if found > len(others) else ""
-    looked_at = f"of {len(others)} other run(s) ({key}){left_out}, {len(differing)} with another output"
-    rule = f"{looked_at}, {CALM if load_of(calm)[0] < float('inf') else 'the earliest: no launch is on record'}"
+    looked_at = f"{len(differing)} of {len(others)} other run(s) ({key}){left_out} had another output"
+    rule = f"{looked_at}: {CALM if load_of(calm)[0] < float('inf') else 'the earliest, as no launch is on record'}"
     return compare(target, calm, rule, others, cohorts=cohorts)
 
 

@@ -7,7 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from forensics.margin import in_ulps
-from forensics.timeline import Span, spans
+from forensics.timeline import Span, Transition, spans, transitions
 
 if TYPE_CHECKING:
     from forensics.evidence import Evidence
@@ -19,6 +19,7 @@ class Lane:
 
     Steps that chose no token (prefill chunks, recomputation) count towards the token they work for: its launch is
     the largest of them, its regime the last. prefill_steps: how many steps it took to choose the first token.
+    transitions: changes of regime by the request's own steps, and what pushed them.
     regime_rank: the rank whose regime it is, the worst of the group; None with one rank, or where it is not known.
     """
 
@@ -33,6 +34,7 @@ class Lane:
     resumed: tuple[bool, ...]
     spans: tuple[Span, ...]
     spans_extended: tuple[Span, ...]
+    transitions: tuple[Transition, ...]
     prefill_steps: int
 
     @property
@@ -72,7 +74,7 @@ def lane(name: str, arm: Evidence) -> Lane:
         columns["resumed"].append(any(step["resumed"] for step in pending))
         pending = []
     return Lane(
-        name=name, token_index=tuple(positions), prefill_steps=prefill,
+        name=name, token_index=tuple(positions), prefill_steps=prefill, transitions=tuple(transitions(arm.steps)),
         spans=tuple(spans(columns["regime"])), spans_extended=tuple(spans(columns["regime_extended"])),
         **{key: tuple(values) for key, values in columns.items()},  # type: ignore[arg-type]
     )  # fmt: skip

@@ -36,6 +36,7 @@ class Settings:
     """
 
     ids: bool = False
+    logits_sha256: bool = False
     replica: str | None = None
     compress: str | None = None
     segment_mb: float | None = None

@@ -179,15 +179,19 @@ def cannot_claim(
     """Return what the explanation does not show: one claim a gap first, in the order of the gaps."""
     claims = [f"{gap.stops}: {gap.field} is not on record" for gap in gaps]
     on_way = {code for one in way for code in (one.cause, one.effect)}
+    for arm in (incident.target, incident.reference):
+        if arm is not None and arm.request["contradicted"]:
+            fields = ", ".join(arm.request["contradicted"])
+            claims.append(f"which of two statements about {fields} of {arm.name} is right: its records contradict")
     if incident.standing == "divergence":
         proven = any(verdict.proves for verdict in filed)
         if not proven:
             claims.append("that the plan carries the flip: no verdict on file proves it")
-        claims.append("which of the two outputs is the right one")
+        claims.append("which output is right")
         if proven and way:
             claims.append("what lies below the plan is not covered by the verdict: it rests on the log, as graded")
     if "batch_recomposition" in on_way:
-        claims.append("that these neighbours in particular matter: a launch of the same shape may do the same")
+        claims.append("that these neighbours matter: a launch of the same shape may do the same")
     if any(verdict.synthetic for verdict in filed):
         claims.append("that production ever gave the reference's answer: a verdict's reference is synthetic")
     made_up = sorted(code for code in on_way if seen.get(code) == "simulated only")

@@ -76,7 +76,7 @@ class Sampler:
 
     def _run(self) -> None:
         due = time.monotonic() + self._seconds
-        while not self._recorder._stop:
+        while not self._recorder.closed:
             wait = due - time.monotonic()
             if wait > 0:
                 time.sleep(min(wait, CLOSED_WITHIN_SECONDS))

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-TRIGGERS: Final[tuple[str, ...]] = ("thin_margin", "preemption", "regime", "signal")
+TRIGGERS: Final = ("thin_margin", "preemption", "regime", "signal")
+USUAL_TRIGGERS: Final[tuple[str, ...]] = TRIGGERS[1:]
+"""All but thin margins: in bf16 some token of every second is that thin (docs/recording.md)."""
 COMPRESS: Final = ("auto", "zstd", "gzip", "none")
 COMPRESS_ALLOWED: Final = "one of auto, zstd (where the module zstandard is installed), gzip, none"
 
@@ -42,7 +44,7 @@ class Policy:
     def from_environment(cls) -> Policy:
         """Return the policy that FORENSICS_RECORD_* asks for. A malformed value is said, and its default holds."""
         ring_s = _read("RING_S", None, _number_or_off, "seconds above 0, or off")
-        triggers = _read("TRIGGERS", TRIGGERS, _triggers, f"a comma list of {', '.join(TRIGGERS)}")
+        triggers = _read("TRIGGERS", USUAL_TRIGGERS, _triggers, f"a comma list of {', '.join(TRIGGERS)}")
         return cls(
             compress=_read("COMPRESS", segments.best(), _compress, COMPRESS_ALLOWED),
             segment_mb=_read("SEGMENT_MB", cls.segment_mb, _above_zero, "MiB above 0"),

@@ -75,6 +75,8 @@ class Recorder(Writer):
 
     with_ids: write token ids (prompt, output, top) and not only hashes and tags. Off by default:
     ids are as sensitive as the text. Default from FORENSICS_RECORD_IDS=1.
+    with_logits_sha256: hash the whole row of raw logits of each token: proves equal bits, and costs a pass over the
+    vocabulary a token. Default from FORENSICS_RECORD_LOGITS_SHA256=1.
     policy: what is kept, and in which files. Default from FORENSICS_RECORD_*, see docs/recording.md.
     """
 
@@ -88,6 +90,7 @@ class Recorder(Writer):
         policy: Policy | None = None,
     ) -> None:
         self.with_ids = os.environ.get("FORENSICS_RECORD_IDS") == "1" if with_ids is None else with_ids
+        self.with_logits_sha256 = os.environ.get("FORENSICS_RECORD_LOGITS_SHA256") == "1"
         self.replica_id = replica_id or os.environ.get("FORENSICS_REPLICA") or f"{socket.gethostname()}-{engine}"
         policy = policy or Policy.from_environment()
         obstacle = signal_obstacle() if "signal" in policy.triggers else None

@@ -75,6 +75,11 @@ class Writer:
         os.register_at_fork(after_in_child=functools.partial(_orphan, weakref.ref(self)))
 
     @property
+    def closed(self) -> bool:
+        """Whether records are refused: the writer was closed, or this is a forked child that has none."""
+        return self._stop
+
+    @property
     def path(self) -> Path:
         """The file that is written now, or was last."""
         return self._segments.path

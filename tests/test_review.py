@@ -184,7 +184,9 @@ def test_the_answer_about_regimes(tmp_path: Path) -> None:
 
 
 def test_the_clock(tmp_path: Path) -> None:
-    story = loaded(admission_ts=1008.5)
+    story = loaded()
+    (whole,) = (one for one in story.records if one["kind"] == "request" and one["req_id"] == "load")
+    whole["admission_ts"] = whole["arrival_ts"] + 0.5
     story.add("event", engine_step=9, what="eviction", detail={"blocks": 7}, req_id="load")
     for record in story.records:
         if record["kind"] == "step" and record["req_id"] == "load" and record["step"] == 1:

@@ -43,6 +43,7 @@ def cut(tokens: list[int], end: int) -> list[int]:
 def record(model: PreTrainedModel, prompts: IntLists, directory: Path) -> dict[str, int]:
     """Record each prompt alone, twice, and all in one batch; return {request: first differing token}."""
     os.environ["FORENSICS_RECORD_IDS"] = "1"
+    os.environ["FORENSICS_RECORD_LOGITS_SHA256"] = "1"
     os.environ["FORENSICS_RECORD_COMPRESS"] = "none"  # a fixture is compressed once, at the end, without a time stamp
     stop = install(directory)
     try:

@@ -62,7 +62,7 @@ def amount(name: str, unit: str, help: str, group: str) -> typer.models.OptionIn
         "forensics record --with-ids -o rec -- vllm serve MODEL",
         "forensics record -- python tools/tiny_service.py fixtures/models/tiny-llama",
         "forensics record --python /srv/venv/bin/python -- vllm serve MODEL",
-        "forensics record --ring 60 --trigger thin_margin --keep-mb 2048 -- …",
+        "forensics record --ring 60 --trigger preemption --keep-mb 2048 -- …",
     ),
 )  # fmt: skip
 def record(
@@ -78,6 +78,12 @@ def record(
     replica: Annotated[str | None, typer.Option("--replica", metavar="NAME", help="Name of this replica.")] = None,
     with_ids: Annotated[
         bool, typer.Option("--with-ids", help="Token ids: needed for replay, sensitive.", rich_help_panel=CONTENT)
+    ] = False,
+    logits_sha256: Annotated[
+        bool,
+        typer.Option(
+            "--logits-sha256", rich_help_panel=CONTENT, help="Hash every row of logits: proves equal bits, costs time."
+        ),
     ] = False,
     sample: Annotated[
         int | None,
@@ -114,8 +120,9 @@ def record(
     if trigger and ring is None:
         raise typer.BadParameter("needs --ring SECONDS, of which it writes", param_hint="--trigger")
     settings = Settings(
-        ids=with_ids, replica=replica, compress=compress, segment_mb=segment_mb, segment_s=segment_s, keep_mb=keep_mb,
-        keep_s=keep_s, ring_s=ring, triggers=tuple(trigger or ()), sample=sample, device_s=device_s,
+        ids=with_ids, logits_sha256=logits_sha256, replica=replica, compress=compress, segment_mb=segment_mb,
+        segment_s=segment_s, keep_mb=keep_mb, keep_s=keep_s, ring_s=ring,
+        triggers=tuple(trigger or ()), sample=sample, device_s=device_s,
     )  # fmt: skip
     variables = environment(out, settings)
     if python is not None:

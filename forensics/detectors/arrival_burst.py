@@ -69,8 +69,8 @@ def detect(incident: Incident) -> Iterator[Finding | Gap]:
         return
     yield Finding(
         "arrival_burst", RUNG,
-        f"{ours.others} other requests arrived in the {ours.end - ours.start:.3g} s around its life up to the flip "
-        f"({ours.rate:.3g} a second; the rest of the run {rest.rate:.3g}, the reference {theirs.rate:.3g})",
+        f"{ours.others} other requests arrived in the {ours.end - ours.start:.3g} s around its life up to the flip, "
+        f"{ours.rate:.3g} a second; {rest.rate:.3g} in the rest of the run, {theirs.rate:.3g} around the reference",
         ADMISSION if steps[0] == 0 else steps[0], ours.others, theirs.others, how="derived",
         steps=tuple(steps), citations=target.cite() + reference.cite(),
     )  # fmt: skip

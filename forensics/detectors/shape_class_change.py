@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from forensics.findings import Finding, Gap, Rung
 from forensics.timeline import shape_class
@@ -33,11 +33,19 @@ def detect(incident: Incident) -> Iterator[Finding | Gap]:
     yield Finding(
         "shape_class_change", RUNG,
         f"another launch shape in {len(differing)} of {len(pairs)} steps up to the flip: first "
-        f"{shape_class(ours) if ours else 'no such step'}, the reference "
-        f"{shape_class(theirs) if theirs else 'no such step'}",
+        f"{_apart(ours, theirs)}, the reference {_apart(theirs, ours)}",
         ours["step"] if ours else 0,
         shape_class(ours) if ours else None, shape_class(theirs) if theirs else None,
         how="derived",
         steps=tuple(pair[1]["step"] for pair in differing if pair[1]),
         citations=(target.cite(ours["step"]) if ours else ()) + (reference.cite(theirs["step"]) if theirs else ()),
     )  # fmt: skip
+
+
+def _apart(row: dict[str, Any] | None, other: dict[str, Any] | None) -> str:
+    """Return the parts of a step's shape class in which it is not as the other one's; no padding where none is."""
+    if row is None:
+        return "no such step"
+    theirs = shape_class(other).split() if other else []
+    theirs += [f"padded={row['batch_tokens']}"]
+    return " ".join(part for part in shape_class(row).split() if part not in theirs)

@@ -32,7 +32,7 @@ def detect(incident: Incident) -> Iterator[Finding | Gap]:
     target, reference = incident.arms()
     citations = target.cite(flip.target_step) + reference.cite(flip.reference_step)
     yield Finding(
-        "thin_margin", RUNG, f"{flip.tie} of the two candidates: the arm's own token led the other one by {stated}",
+        "thin_margin", RUNG, f"{flip.tie} of the two candidates; the arm's own token led the other one by {stated}",
         flip.target_step if flip.target_step is not None else 0,
         flip.target_gap, flip.reference_gap, citations=citations,
     )  # fmt: skip

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import sys
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -102,7 +101,10 @@ def _ladder(explanation: Explanation, shown: Glyphs, sources: dict[str, str], *,
                 if link.cause == finding.code:
                     yield "", _link(link, verbose=True).append(f" (→ {link.effect})")
     elif beside:
-        marks = [f"{one.code}{' (refuted)' if one.code in refuted else ''}: {_brief(one.says)}" for one in beside]
+        marks = [
+            f"{one.code}{' (refuted)' if one.code in refuted else ''}: {_brief(one.says).partition(': ')[0]}"
+            for one in beside
+        ]
         yield "also", _plain("; ".join(marks))
     weakest = explanation.weakest
     if weakest is not None:
@@ -148,9 +150,7 @@ def _reservations(explanation: Explanation, width: int, *, verbose: bool) -> Ite
         for gap in explanation.gaps:
             yield "missing", _plain(f"{gap.field}: cannot say {gap.stops} [{gap.code}]")
     elif explanation.gaps:
-        by_field = groupby(sorted(explanation.gaps, key=lambda gap: gap.field), key=lambda gap: gap.field)
-        stopped = [f"{field} (for {', '.join(sorted({gap.code for gap in gaps}))})" for field, gaps in by_field]
-        yield "missing", _plain("; ".join(stopped))
+        yield "missing", _plain(", ".join(sorted({gap.field for gap in explanation.gaps})))
     claims = explanation.cannot_claim[len(explanation.gaps) :]
     if verbose:
         for claim in claims:

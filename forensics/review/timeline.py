@@ -100,15 +100,20 @@ def _answer(explanation: Explanation) -> Iterator[str]:
         )
 
 
+def _why(lane: Lane) -> str:
+    """Return what pushed the first change of regime that shows at a token; prefill steps may have changed before."""
+    after = lane.spans[1].state
+    return next((one.why for one in lane.transitions if one.after == after), "its inputs are not on record")
+
+
 def _turn(explanation: Explanation) -> str:
     """Return where the target changed its regime, and whether that was before the flip."""
     target = explanation.lanes[0]
     if len(target.spans) < 2:
         return "The target never changed its regime; the reference ran in another one."
-    at = target.token_index[target.spans[1].first]
+    at, pushed = target.token_index[target.spans[1].first], markdown(_why(target), 300)
     if explanation.flip is None:
-        return f"The target first changed its regime at output token {at}."
+        return f"The target first changed its regime at output token {at}: {pushed}."
     when = "before or at" if at <= explanation.flip.token_index else "after"
-    return (
-        f"The target first changed its regime at output token {at}, {when} the flip at {explanation.flip.token_index}."
-    )
+    flip = explanation.flip.token_index
+    return f"The target first changed its regime at output token {at}, {when} the flip at {flip}: {pushed}."

@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from replay.engines.transformers_facts import dtype_name
-from replay.engines.transformers_hooks import row_sha256, top_logits
+from replay.engines.transformers_hooks import TOP, row_sha256, top_logits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, MutableMapping
 
     from replay.engines.transformers_batches import Batch, Loop
-
-TOP = 2
 
 
 class LaunchWatcher:
@@ -42,7 +40,8 @@ class LaunchWatcher:
         if graphs or not eager or runner.logit_processor.do_processing:  # processed logits are not raw
             yield
             return
-        sample, read = runner._sample, self.guard(functools.partial(_read_logits, batch, runner.cache.dtype))
+        hashed = loop.run.recorder.with_logits_sha256
+        sample, read = runner._sample, self.guard(functools.partial(_read_logits, batch, runner.cache.dtype, hashed))
 
         def watched(scores: torch.Tensor, output_ids: Any) -> Any:
             read(scores)
@@ -84,11 +83,12 @@ def _note_launch(batch: Batch, graphs: Any, name: str, *, eager: bool) -> None:
     fields["plan"]["graph.mode"] = mode
 
 
-def _read_logits(batch: Batch, dtype: torch.dtype, scores: torch.Tensor) -> None:
+def _read_logits(batch: Batch, dtype: torch.dtype, hashed: bool, scores: torch.Tensor) -> None:
     raw = scores[0].detach().to(dtype).cpu()  # the engine's own cast to float32 is exact, so this undoes it
-    batch.logits = [_logit_fields(row) for row in raw]
+    batch.logits = [_logit_fields(row, hashed=hashed) for row in raw]
 
 
-def _logit_fields(row: torch.Tensor) -> dict[str, Any]:
+def _logit_fields(row: torch.Tensor, *, hashed: bool) -> dict[str, Any]:
     ids, values = top_logits(row, TOP)
-    return {"ids": ids, "top_logits": values, "logits_sha256": row_sha256(row), "logit_dtype": dtype_name(row.dtype)}
+    fields = {"ids": ids, "top_logits": values, "logit_dtype": dtype_name(row.dtype)}
+    return fields | ({"logits_sha256": row_sha256(row)} if hashed else {})

@@ -112,6 +112,8 @@ def write_engine(
     recorder: Recorder, model: Any, config: dict[str, Any], observes: dict[str, list[str]]
 ) -> threading.Thread:
     """Write the engine record of a run; the weights hash follows from the thread that is returned."""
+    if recorder.with_logits_sha256:
+        observes = observes | {"step": [*observes["step"], "logits_sha256"]}
     text, versions = model.config.get_text_config(), library_versions()
     recorder.write(
         "engine",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from replay.engines.transformers_facts import decode_config, dtype_name, head_size, launch_plan, stop_token_ids
-from replay.engines.transformers_hooks import row_sha256, top_of_rows
+from replay.engines.transformers_hooks import TOP, row_sha256, top_of_rows
 from replay.engines.transformers_record import caller_plan, caller_request_ids
 from replay.record import batch_fingerprint, token_ids_sha256
 
@@ -20,13 +20,12 @@ if TYPE_CHECKING:
     from replay.engines.transformers_hooks import Call, Launch, Top
     from replay.engines.transformers_record import Run
 
-TOP = 2
 OBSERVES = {
     "request": ["effective_token_ids_sha256", "decode_cfg_applied", "token_rule", "output_token_ids_sha256"],
     "batch": ["batch_size", "batch_tokens", "padded_tokens", "batch_fp", "shape", "graph_mode", "step_ms", "paging_on",
               "headroom_mb", "plan"],
     "step": ["row", "token_index", "token_tag", "num_scheduled_tokens", "num_computed_tokens", "top_logits",
-             "logit_dtype", "logits_sha256", "queue_ms", "preempted", "resumed", "plan"],
+             "logit_dtype", "queue_ms", "preempted", "resumed", "plan"],
 }  # fmt: skip
 """preempted and resumed never hold: nothing can take a row out of a static batch and bring it back."""
 
@@ -166,9 +165,9 @@ class StaticCall:
             top_token_tags=None if token is None else [tags[one] for one in ids],
             top_token_ids=ids if recorder.with_ids else None,
             top_logits=values,
-            margin=values[0] - values[1] if len(values) == TOP else None,
+            margin=values[0] - values[1] if len(values) > 1 else None,
             logit_dtype=dtype_name(launch.logits.dtype),
-            logits_sha256=row_sha256(launch.logits[row]),
+            logits_sha256=row_sha256(launch.logits[row]) if recorder.with_logits_sha256 else None,
             plan=self.row_plans[row],
         )
         self.steps[row] += 1

@@ -44,6 +44,7 @@ def recording(tmp_path, monkeypatch):
     from replay.engines.transformers import install
 
     monkeypatch.setenv("FORENSICS_RECORD_IDS", "1")
+    monkeypatch.setenv("FORENSICS_RECORD_LOGITS_SHA256", "1")
     stop = install(tmp_path / "log")
 
     def finish():
