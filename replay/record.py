@@ -106,12 +106,16 @@ class Recorder:
         atexit.register(self.close)
 
     def write(self, kind: str, **fields: Any) -> None:
-        """Queue one record. Fields that are None are left out: absence is how the contract says 'not known'."""
+        """Queue one record. Fields that are None are left out: absence is how the contract says 'not known'.
+
+        So run_id=None writes a part that names no run, for a process that does not know it.
+        """
         if len(self._queue) >= QUEUE_LIMIT or self._stop:
             self.dropped += 1
             return
         record = {"kind": kind, "run_id": self.run_id, "replica_id": self.replica_id, "ts": round(time.time(), 6)}
-        record.update((name, value) for name, value in fields.items() if value is not None)
+        record |= fields
+        record = {name: value for name, value in record.items() if value is not None}
         record["mono_ns"] = time.monotonic_ns()
         self._queue.append(record)
 
