@@ -64,13 +64,17 @@ def unpacked_head(head: bytes) -> bytes:
     return found[:PIECE] if packed else head
 
 
-def pieces(path: Path, size: int) -> Iterator[tuple[bytes, int]]:
-    """Yield (unpacked bytes, position reached in the file) over the first `size` bytes of a file."""
+def pieces(path: Path, size: int, skip: int = 0) -> Iterator[tuple[bytes, int]]:
+    """Yield (unpacked bytes, position reached in the file) over the first `size` bytes of a file.
+
+    The first `skip` unpacked bytes are left out: passed over in a plain file, unpacked and dropped in a packed one.
+    """
     with path.open("rb") as file:
         packed = packing(file.read(4)[:size])
         file.seek(0)
         if packed is None:
-            yield from _plain(file, size)
+            file.seek(skip)
+            yield from _plain(file, size, skip)
             return
         unpacked = 0
         try:
@@ -81,7 +85,7 @@ def pieces(path: Path, size: int) -> Iterator[tuple[bytes, int]]:
                     raise _refused(
                         f"{path}: {packed} that unpacks to more than {unpacked >> 20} MiB from {position} bytes"
                     )
-                yield piece, position
+                yield piece[max(0, len(piece) - max(0, unpacked - skip)) :], position
         except _Damaged as fault:
             raise _refused(f"{path}: {packed} that is damaged: {fault}") from None
 
@@ -90,8 +94,7 @@ def _refused(message: str) -> ForensicsError:
     return ForensicsError(message, BAD_INPUT, "if you trust it, unpack it yourself and ingest what comes out")
 
 
-def _plain(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
-    position = 0
+def _plain(file: BinaryIO, size: int, position: int = 0) -> Iterator[tuple[bytes, int]]:
     while position < size and (piece := file.read(min(PIECE, size - position))):
         position += len(piece)
         yield piece, position

@@ -57,6 +57,11 @@ class Kind:
     times: tuple[str, ...]
     merge: bool
 
+    @property
+    def table(self) -> str:
+        """Return the table of the rows as written. `request` is a view: its parts bound together (forensics.binding)."""
+        return "stated_request" if self.name == "request" else self.name
+
     def columns(self) -> dict[str, str]:
         """Return {column: SQL type}: the fields, what is derived from them, unknown fields, and where a row is from."""
         fields = {name: field.type.sql for name, field in self.fields.items()}
@@ -70,7 +75,7 @@ class Kind:
         """Return the statement that creates the table."""
         never_null = self.not_null()
         lines = [f'"{c}" {t}{" NOT NULL" if c in never_null else ""}' for c, t in self.columns().items()]
-        return f'CREATE TABLE "{self.name}" (\n  ' + ",\n  ".join(lines) + "\n)"
+        return f'CREATE TABLE "{self.table}" (\n  ' + ",\n  ".join(lines) + "\n)"
 
     def arrow_schema(self) -> Any:
         """Return the Arrow schema of the table."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from forensics.contract import Kind, Row, arrow_schema, check, kinds
 from forensics.ingest import rendered
 from forensics.merge import clashing, differing, merged
+from forensics.stretches import Stretches
 from forensics.values import Rejected, json_text
 
 if TYPE_CHECKING:
@@ -54,15 +55,19 @@ class _Item(NamedTuple):
 
 
 class Filing:
-    """Files one source, inside a transaction of the caller. Call `flush` at the end."""
+    """Files one source, inside a transaction of the caller. Call `flush` at the end.
 
-    def __init__(self, store: Store, source_id: int, path: str) -> None:
-        self.tally = Tally()
+    tally: what became of the rows of the source that are not read again; it goes on from there.
+    """
+
+    def __init__(self, store: Store, source_id: int, path: str, tally: Tally) -> None:
+        self.tally = tally
         self._store = store
         self._source_id = source_id
         self._paths = {source_id: path}
         self._items: dict[str, list[_Item]] = {}
         self._aside: list[dict[str, Any]] = []
+        self._stretches = Stretches(source_id)
         self._rows = self._bytes = 0
 
     def add(self, entry: Entry) -> None:
@@ -78,6 +83,7 @@ class Filing:
             if "extra" in row:
                 self._count_unknown(row["extra"])
             row["source_id"], row["line"] = self._source_id, entry.line
+            self._stretches.add(row)
             # The row stands for the record from here on: two copies of a batch are not needed.
             kept = entry if entry.raw is None else entry._replace(record={})
             self._items.setdefault(name, []).append(_Item(row, kept))
@@ -105,6 +111,7 @@ class Filing:
             (self._merge if kind.merge else self._append)(kind, items)
         if self._aside:
             self._store.insert("quarantine", self._aside)
+        self._store.insert("stretch", self._stretches.taken())
         self._items, self._aside, self._rows, self._bytes = {}, [], 0, 0
 
     def _append(self, kind: Kind, items: list[_Item]) -> None:
@@ -151,7 +158,7 @@ class Filing:
                     self.tally.merged += 1
         replaced = [rowids[key] for key in changed if key in rowids]
         if replaced:
-            self._store.remove(kind.name, "rowid", replaced)
+            self._store.remove(kind.table, "rowid", replaced)
         self._insert(kind, list(changed.values()))
 
     def _on_record(self, kind: Kind, rows: Iterable[Row], *, whole: bool = False) -> dict[tuple[Any, ...], Row]:
@@ -167,7 +174,7 @@ class Filing:
             schema = arrow_schema({name: kind.columns()[name] for name in columns} | {"n": "BIGINT"})
             values = [*zip(*keys, strict=True), range(len(keys))]
             table = pa.table([pa.array(v, t) for v, t in zip(values, schema.types, strict=True)], schema=schema)
-            for twin in self._store.twins(kind.name, columns, table, whole=whole):
+            for twin in self._store.twins(kind.table, columns, table, whole=whole):
                 found[keys[twin.pop("n")]] = {name: value for name, value in twin.items() if value is not None}
         return found
 
@@ -175,7 +182,7 @@ class Filing:
         import pyarrow as pa
 
         if rows:
-            self._store.insert_arrow(kind.name, pa.Table.from_pylist(rows, schema=kind.arrow_schema()))
+            self._store.insert_arrow(kind.table, pa.Table.from_pylist(rows, schema=kind.arrow_schema()))
 
     def _conflict(self, kind: Kind, item: _Item, first: Row, name: str) -> None:
         if first["source_id"] not in self._paths:

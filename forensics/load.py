@@ -1,59 +1,40 @@
-"""Files into the store: find them, pick their format, file each one whole or not at all."""
+"""Files into the store, each one whole or not at all; of a file that grew, only what is new."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
-import stat
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from forensics import ingest
-from forensics.compression import packing, unpacked_head
+from forensics.binding import bind
 from forensics.errors import BAD_INPUT, ForensicsError
-from forensics.filing import Filing
+from forensics.files import find
+from forensics.filing import Filing, Tally
+from forensics.ingest import BEGINNING, Mark
 from forensics.registry import members
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
+    from forensics.files import Found
     from forensics.store import Store
 
     Progress = Callable[[str, int, int], None]
 
 PROGRESS_EVERY: Final = 5000
 PIECE: Final = 1 << 20
-UTF_16: Final = "UTF-16 text; a log is UTF-8"
-UTF_32: Final = "UTF-32 text; a log is UTF-8"
-SIGNATURES: Final = {
-    b"\xff\xfe\0\0": UTF_32,  # before UTF-16, whose mark it begins with
-    b"\0\0\xfe\xff": UTF_32,
-    b"\xff\xfe": UTF_16,
-    b"\xfe\xff": UTF_16,
-    b"SQLite format 3\0": "an SQLite database",
-    b"PAR1": "Parquet",
-    b"PK\x03\x04": "a zip archive",
-    b"\x7fELF": "a program",
-    b"\x89PNG": "a PNG picture",
-    b"%PDF": "a PDF document",
-    b"\x80\x04": "a Python pickle",
-    b"\x1f\x8b": "gzip",
-    b"\x28\xb5\x2f\xfd": "zstandard",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"ARROW1": "an Arrow file",
-}
-VERDICT: Final = re.compile(rb'"format"\s*:\s*"forensics\.verdict/(\w*)("?)')
 
 
 @dataclass(frozen=True)
 class FileSummary:
-    """What became of one file: read = stored + merged + duplicates + quarantined, always.
+    """What became of the rows of one file: read = stored + merged + duplicates + quarantined, always.
 
-    `skipped`: why a file or folder found in a folder was not read at all; None for a file that was.
+    A row that was on file before, from this file or another, is a duplicate. `skipped`: why a file or folder was not
+    read; None for one that was. `named`: the user gave this very path, and did not only name a folder above it.
     """
 
     path: str
@@ -66,127 +47,82 @@ class FileSummary:
     quarantined: int = 0
     unknown_fields: dict[str, int] = field(default_factory=dict)
     skipped: str | None = None
+    named: bool = False
+
+
+class _Unusable(Exception):  # noqa: N818 - a fact about the file
+    """The file cannot be read to its end, or is no document of its format. Nothing of it may stay."""
+
+    def __init__(self, error: ForensicsError) -> None:
+        self.error = error
 
 
 def load(paths: Sequence[Path], store: Store, progress: Progress | None = None) -> list[FileSummary]:
-    """File every log under `paths`. Each file is one transaction; all are recognised before the first is filed."""
-    plan: dict[Path, tuple[Path, str, str | None]] = {}
-    for path in paths:
-        files, unread = _files(path)
-        found = [(file, *_recognised(file)) for file in files] + [(file, "", reason) for file, reason in unread]
-        if not any(reason is None for _, _, reason in found):
-            raise _nothing_readable(path, found)
-        for file, name, reason in found:
-            plan.setdefault(file.resolve(), (file, name, reason))
-    return [
-        FileSummary(str(file), "", "", skipped=reason) if reason else _load_file(file, name, store, progress)
-        for file, name, reason in plan.values()
-    ]
+    """File every log under `paths`; then bind request records without a run to the requests that they speak of.
 
-
-def _files(path: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """Return the files under a path, in order, and the folders that could not be listed.
-
-    Hidden files hold keys, not logs; links must not leave the folder.
+    Each file is one transaction; all are recognised before the first is filed. A file that turns out to be damaged is
+    skipped and says why. Raises ForensicsError when nothing under a path is a log, or every file is damaged.
     """
-    if path.is_file():
-        return [path], []
-    if not path.is_dir():
-        what = "not a regular file" if path.exists() else "no such file"
-        raise ForensicsError(f"{path}: {what}", BAD_INPUT, "name a log file, or a folder of them")
-    root, files, unread = path.resolve(), list[Path](), list[tuple[Path, str]]()
-
-    def skip(fault: OSError) -> None:
-        unread.append((Path(fault.filename), f"cannot be read: {fault.strerror}"))
-
-    for folder, inside, names in os.walk(path, onerror=skip):
-        inside[:] = [name for name in inside if not name.startswith(".")]
-        files += [Path(folder, name) for name in names if not name.startswith(".")]
-    return [file for file in sorted(files) if _is_inside(file, root)], sorted(unread)
-
-
-def _is_inside(file: Path, root: Path) -> bool:
-    """Return whether a regular file lies in the folder. One that cannot be asked counts: opening it tells why."""
+    plan: dict[Path, Found] = {}
+    for path in paths:
+        for one in find(path):
+            known = plan.setdefault(one.path.resolve(), one)
+            plan[one.path.resolve()] = known._replace(named=known.named or one.named)
+    summaries, errors = [], []
     try:
-        return stat.S_ISREG(file.stat().st_mode) and file.resolve().is_relative_to(root)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
+        for found in plan.values():
+            try:
+                summaries.append(_load_file(found, store, progress))
+            except _Unusable as fault:
+                errors.append(fault.error)
+                reason = fault.error.message.removeprefix(f"{found.path}: ")
+                summaries.append(FileSummary(str(found.path), found.format, "", skipped=reason, named=found.named))
+    finally:
+        bind(store)
+    if errors and all(one.skipped is not None for one in summaries):
+        raise errors[0]
+    return summaries
 
 
-def _recognised(path: Path) -> tuple[str, str | None]:
-    """Return (format, None), or ('', what the file is instead)."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(ingest.HEAD_BYTES)
-    except OSError as fault:
-        return "", f"cannot be read: {fault.strerror}"
-    for name, member in members(ingest).items():
-        if member.detect(head):
-            return name, None
-    return "", _description(head)
+def _load_file(found: Found, store: Store, progress: Progress | None) -> FileSummary:
+    path, named = str(found.path), found.named
+    if found.reason is not None:
+        return FileSummary(path, "", "", skipped=found.reason, named=named)
+    with store.transaction():
+        size, sha256, source = _identified(found, store)
+        if (source["bytes"], source["sha256"]) == (size, sha256):
+            return _unchanged(source, path, named=named)
+        mark = Mark(source["line"], source["offset"])
+        filing = Filing(store, source["source_id"], source["path"], _kept(store, source, mark))
+        file_entry = filing.add_verdict if found.format == "verdict" else filing.add
+        whole = None
+        for entry in _entries(found, size, mark, progress):
+            if entry.end is not None:
+                mark = entry.end
+            elif whole is None:
+                whole = _counted(filing.tally)
+            file_entry(entry)
+        source |= whole or _counted(filing.tally)
+        filing.flush()
+        filing.tally.check()
+        _sign(store, source | {"bytes": size, "sha256": sha256} | mark._asdict(), filing.tally)
+    return FileSummary(path, found.format, sha256, **vars(filing.tally), named=named)
 
 
-def _description(head: bytes) -> str:
-    packed = packing(head)
-    if packed is not None:
-        inside = unpacked_head(head)
-        return f"{packed} of {_description(inside)}" if inside else f"{packed} that cannot be unpacked"
-    if not head.strip():
-        return "an empty file" if not head else "a blank file"
-    if head[8:12] == b"DUCK":
-        return "a DuckDB database"
-    for magic, name in SIGNATURES.items():
-        if head.startswith(magic):
-            return name
-    stated = VERDICT.search(head) if head.lstrip()[:1] == b"{" else None
-    if stated is not None:
-        version, closed = stated[1].decode(), stated[2]
-        if not closed:
-            return "a torn verdict"
-        known = version == "1"  # met here only when it is packed
-        return "a verdict; unpack it" if known else f"a verdict of another version, forensics.verdict/{version}"
-    if head.lstrip()[:1] in (b"{", b"["):
-        return "JSON, but not one record a line"
-    return "text that is not JSON" if b"\0" not in head[:4096] else "binary data"
-
-
-def _nothing_readable(path: Path, found: list[tuple[Path, str, str | None]]) -> ForensicsError:
-    hint = "a log is JSON Lines (plain, gzip or zstandard) or Parquet; see docs/contract.md"
-    if path.is_dir():
-        seen = "; ".join(f"{file.name}: {reason}" for file, _, reason in found[:3]) or "it holds no files"
-        return ForensicsError(f"{path}: nothing to read here: {seen}", BAD_INPUT, hint)
-    reason = str(found[0][2])
-    said = reason if reason.startswith("cannot be read") else f"not a log but {reason}"
-    return ForensicsError(f"{path}: {said}", BAD_INPUT, hint)
-
-
-def _load_file(path: Path, name: str, store: Store, progress: Progress | None) -> FileSummary:
-    member: Any = members(ingest)[name]
-    try:
-        with store.transaction():
-            earlier = store.ask("sources_of_path", path=str(path))
-            size, sha256, source_id = _identified(path, earlier.rows())
-            known = store.ask("source", source_id=source_id, sha256=sha256).to_dicts()
-            source = known[0] if known else _new_source(store, path, name)
-            filing = Filing(store, source["source_id"], source["path"])
-            store.remove("quarantine", "source_id", [source["source_id"]])
-            file_entry = filing.add_verdict if name == "verdict" else filing.add
-            for entry in _reported(member.read(path, size), str(path), size, progress):
-                file_entry(entry)
-            filing.flush()
-            filing.tally.check()
-            _sign(store, source, filing, size, sha256)
-    except OSError as fault:
-        message = f"{path}: cannot be read: {fault.strerror}"
-        raise ForensicsError(message, BAD_INPUT, "nothing of it was stored") from None
-    tally = filing.tally
-    return FileSummary(str(path), name, sha256, **vars(tally))
-
-
-def _reported(entries: Iterator[Any], path: str, size: int, progress: Progress | None) -> Iterator[Any]:
-    for number, entry in enumerate(entries):
+def _entries(found: Found, size: int, start: Mark, progress: Progress | None) -> Iterator[Any]:
+    """Yield what the file holds. What is wrong with the file is told apart from what is wrong with the store."""
+    member: Any = members(ingest)[found.format]
+    entries = enumerate(member.read(found.path, size, start))
+    path = str(found.path)
+    while True:
+        try:
+            number, entry = next(entries)
+        except StopIteration:
+            break
+        except ForensicsError as error:
+            raise _Unusable(error) from None
+        except OSError as fault:
+            raise _unreadable(found.path, fault) from None
         if progress is not None and number % PROGRESS_EVERY == 0:
             progress(path, entry.position, size)
         yield entry
@@ -194,36 +130,70 @@ def _reported(entries: Iterator[Any], path: str, size: int, progress: Progress |
         progress(path, size, size)
 
 
-def _identified(path: Path, earlier: list[tuple[int, int, str]]) -> tuple[int, str, int | None]:
-    """Return (size, sha256, the source that this file has grown from, if any).
+def _unreadable(path: Path, fault: OSError) -> _Unusable:
+    message = f"{path}: cannot be read: {fault.strerror}"
+    return _Unusable(ForensicsError(message, BAD_INPUT, "nothing of it was stored"))
+
+
+def _identified(found: Found, store: Store) -> tuple[int, str, dict[str, Any]]:
+    """Return (size, sha256, the source that these bytes are, or that they have grown from; else a new one).
 
     A log that grew is the same source: its old bytes are a prefix of the new ones.
     """
+    earlier = store.ask("sources_of_path", path=str(found.path)).rows()
     sha256, done = hashlib.sha256(), 0
     at: dict[int, str] = {}
-    with path.open("rb") as file:
-        for stop in [*sorted({size for _, size, _ in earlier}), path.stat().st_size]:
-            while done < stop and (piece := file.read(min(PIECE, stop - done))):
-                sha256.update(piece)
-                done += len(piece)
-            at[done] = sha256.hexdigest()
+    try:
+        with found.path.open("rb") as file:
+            for stop in [*sorted({size for _, size, _ in earlier}), found.path.stat().st_size]:
+                while done < stop and (piece := file.read(min(PIECE, stop - done))):
+                    sha256.update(piece)
+                    done += len(piece)
+                at[done] = sha256.hexdigest()
+    except OSError as fault:
+        raise _unreadable(found.path, fault) from None
     grown_from = [source_id for source_id, size, digest in earlier if at.get(size) == digest]
-    return done, at[done], grown_from[-1] if grown_from else None
+    known = store.ask("source", source_id=grown_from[-1] if grown_from else None, sha256=at[done]).to_dicts()
+    return done, at[done], known[0] if known else _new_source(store, found)
 
 
-def _new_source(store: Store, path: Path, name: str) -> dict[str, Any]:
+def _new_source(store: Store, found: Found) -> dict[str, Any]:
     last = store.ask("sources")["source_id"].max()
+    counts = dict.fromkeys(("stored", "merged", "rows"), 0) | BEGINNING._asdict()
     number = 1 if last is None else int(str(last)) + 1
-    return {"source_id": number, "path": str(path), "format": name, "stored": 0, "merged": 0}
+    return counts | {
+        "source_id": number, "path": str(found.path), "format": found.format, "unknown_rows": "{}",
+        "bytes": None, "sha256": None,
+    }  # fmt: skip
 
 
-def _sign(store: Store, source: dict[str, Any], filing: Filing, size: int, sha256: str) -> None:
-    """Write what this source is and has given in all: a second look at the same bytes changes nothing."""
-    tally = filing.tally
+def _kept(store: Store, source: dict[str, Any], mark: Mark) -> Tally:
+    """Return what became of the rows before the mark; what was set aside after it is judged again."""
+    store.run(
+        "DELETE FROM quarantine WHERE source_id = $source_id AND line > $line",
+        {"source_id": source["source_id"], "line": mark.line},
+    )
+    aside = len(store.ask("aside_of_source", source_id=source["source_id"]))
+    rows = source["rows"]
+    return Tally(rows, 0, 0, rows - aside, aside, unknown_fields=Counter(json.loads(source["unknown_rows"])))
+
+
+def _unchanged(source: dict[str, Any], path: str, *, named: bool) -> FileSummary:
+    """Return the summary of bytes that are on file: every row is, or stands in quarantine."""
+    read, quarantined = source["read"], source["quarantined"]
+    known = FileSummary(path, source["format"], source["sha256"], read, 0, 0, read - quarantined, quarantined)
+    return replace(known, unknown_fields=json.loads(source["unknown_fields"]), named=named)
+
+
+def _counted(tally: Tally) -> dict[str, Any]:
+    """Return what is counted up to a mark: it stays when the file grows."""
+    return {"rows": tally.read, "unknown_rows": json.dumps(tally.unknown_fields)}
+
+
+def _sign(store: Store, source: dict[str, Any], tally: Tally) -> None:
+    """Write what this source is and has given over its life: a second look at the same bytes changes nothing."""
     stored, merged = source["stored"] + tally.stored, source["merged"] + tally.merged
     row = source | {
-        "sha256": sha256,
-        "bytes": size,
         "read": tally.read,
         "stored": stored,
         "merged": merged,

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import duckdb
 
+from forensics import binding
 from forensics.contract import arrow_schema, kinds
+from forensics.digest import DERIVED
 from forensics.errors import BAD_INPUT, ForensicsError
 
 if TYPE_CHECKING:
@@ -48,6 +50,24 @@ OWN_TABLES: Final = {
         "duplicates": "BIGINT",
         "quarantined": "BIGINT",
         "unknown_fields": "VARCHAR",
+        "rows": "BIGINT",
+        "unknown_rows": "VARCHAR",
+        "line": "BIGINT",
+        "offset": "BIGINT",
+    },
+    "stretch": {
+        "source_id": "INTEGER",
+        "run_id": "VARCHAR",
+        "replica_id": "VARCHAR",
+        "writer": "VARCHAR",
+        "clock_id": "VARCHAR",
+        "first_seq": "BIGINT",
+        "last_seq": "BIGINT",
+        "records": "BIGINT",
+        "first_step": "BIGINT",
+        "last_step": "BIGINT",
+        "first_ts": "DOUBLE",
+        "last_ts": "DOUBLE",
     },
     "quarantine": {
         "source_id": "INTEGER",
@@ -58,6 +78,7 @@ OWN_TABLES: Final = {
         "length": "BIGINT",
         "sha256": "VARCHAR",
     },
+    "digest": dict.fromkeys((*binding.DIGESTED, *DERIVED), "VARCHAR"),
     "verdict": {
         "id": "VARCHAR",
         "req_id": "VARCHAR",
@@ -69,7 +90,11 @@ OWN_TABLES: Final = {
         "source_id": "INTEGER",
     },
 }
-"""Tables beside those of the record kinds. `offset` counts bytes of the unpacked file, rows in Parquet."""
+"""Tables beside those of the record kinds. `offset` counts bytes of the unpacked file, rows in Parquet.
+
+source: up to the end of its last whole `line`, at `offset`, stand `rows` with `unknown_rows`, which are not read again.
+stretch: a row for every stretch of a writer's records on file; forensics/completeness.py tells what lies between.
+"""
 DAMAGED: Final = re.compile("Corrupt|checksum|Could not read enough bytes")
 ANOTHER: Final = "choose another --db"
 
@@ -125,13 +150,13 @@ class Store:
     def transaction(self) -> Iterator[None]:
         """Commit everything in the block, or nothing of it."""
         with self._told():
-            self._run("BEGIN TRANSACTION")
+            self.run("BEGIN TRANSACTION")
             try:
                 yield
-                self._run("COMMIT")
+                self.run("COMMIT")
             except BaseException:
                 with contextlib.suppress(duckdb.Error):  # a failed commit has already rolled back
-                    self._run("ROLLBACK")
+                    self.run("ROLLBACK")
                 raise
 
     def insert_arrow(self, table: str, rows: Any) -> None:
@@ -160,9 +185,10 @@ class Store:
 
     def remove(self, table: str, column: str, values: list[Any]) -> None:
         """Delete the rows whose `column` is one of `values`."""
-        self._run(f'DELETE FROM "{table}" WHERE "{column}" IN (SELECT unnest($values))', {"values": values})  # noqa: S608
+        self.run(f'DELETE FROM "{table}" WHERE "{column}" IN (SELECT unnest($values))', {"values": values})  # noqa: S608
 
-    def _run(self, statement: str, params: dict[str, Any] | None = None) -> list[Any]:
+    def run(self, statement: str, params: dict[str, Any] | None = None) -> list[Any]:
+        """Run one statement that this program wrote; what comes from a log stands in `params` only."""
         # Fetched to the end: duckdb refuses the next statement while a result is open.
         return self._connection.execute(statement, params).fetchall()
 
@@ -188,18 +214,18 @@ class Store:
         return self
 
     def _check_format(self, *, create: bool) -> None:
-        tables = {name for (name,) in self._run("SELECT table_name FROM duckdb_tables()")}
+        tables = {name for (name,) in self.run("SELECT table_name FROM duckdb_tables()")}
         if not tables and create:
             with self.transaction():
                 for statement in _ddl():
-                    self._run(statement)
+                    self.run(statement)
                 self.insert("meta", [{"name": "format", "value": store_format()}])
             return
         if "meta" not in tables:
             raise ForensicsError(f"{self.path}: a DuckDB database, but no store of ours", hint=ANOTHER)
-        found = self._run("SELECT value FROM meta WHERE name = 'format'")
+        found = self.run("SELECT value FROM meta WHERE name = 'format'")
         if found != [(store_format(),)]:
-            sources = self._run("SELECT path FROM source ORDER BY source_id") if "source" in tables else []
+            sources = self.run("SELECT path FROM source ORDER BY source_id") if "source" in tables else []
             theirs = found[0][0] if found else "unknown"
             message = f"{self.path}: made by another version (format {theirs}, here {store_format()})"
             raise ForensicsError(message, BAD_INPUT, _rebuild(self.path, [path for (path,) in sources]))
@@ -217,7 +243,7 @@ def _ddl() -> tuple[str, ...]:
         f'CREATE TABLE "{table}" (' + ", ".join(f'"{name}" {sql}' for name, sql in columns.items()) + ")"
         for table, columns in OWN_TABLES.items()
     ]
-    return (*own, *(kind.ddl() for kind in kinds().values()))
+    return (*own, *(kind.ddl() for kind in kinds().values()), *binding.ddl())
 
 
 @functools.cache

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from forensics.ingest import Mark
+
 
 def step(number: int, **fields: Any) -> dict[str, Any]:
     return {"kind": "step", "run_id": "r", "req_id": "a", "step": number, "engine_step": number} | fields
@@ -73,7 +75,7 @@ def counts(summary: FileSummary) -> tuple[int, int, int, int, int]:
 def contents(store: Store) -> dict[str, list[Any]]:
     """Return all that a store holds."""
     tables = ("source", "quarantine", "verdict", *store.ask("counts")["kind"])
-    return {table: sorted(map(repr, store._run(f'select * from "{table}"'))) for table in tables}
+    return {table: sorted(map(repr, store.run(f'select * from "{table}"'))) for table in tables}
 
 
 @pytest.fixture
@@ -466,8 +468,8 @@ def test_death_in_the_middle_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     good = written(tmp_path / "0.jsonl", [step(100)])
     read = jsonl.read
 
-    def dying(where: Path, size: int) -> Any:
-        for number, entry in enumerate(read(where, size)):
+    def dying(where: Path, size: int, start: Mark) -> Any:
+        for number, entry in enumerate(read(where, size, start)):
             if number == 25:
                 raise fault
             yield entry

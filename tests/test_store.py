@@ -157,7 +157,7 @@ def test_nothing_outside_can_be_reached(tmp_path: Path) -> None:
             "install httpfs",
         ):
             with pytest.raises(duckdb.Error):
-                store._run(statement)
+                store.run(statement)
     assert {path.name for path in tmp_path.iterdir()} <= {"secret.csv", "a.duckdb"}
 
 
@@ -174,16 +174,16 @@ def test_transaction_is_all_or_nothing(tmp_path: Path) -> None:
             with pytest.raises(fault), store.transaction():  # noqa: PT012 - the block is what is tested
                 store.insert("meta", [row])
                 raise fault
-        assert store._run("select count(*) from meta") == [(1,)]
+        assert store.run("select count(*) from meta") == [(1,)]
         with store.transaction():
             store.insert("meta", [row])
-        assert store._run("select count(*) from meta") == [(2,)]
+        assert store.run("select count(*) from meta") == [(2,)]
         with pytest.raises(ForensicsError, match="no_such_table"), store.transaction():
-            store._run("select * from no_such_table")
+            store.run("select * from no_such_table")
         with store.transaction():
             store.remove("meta", "name", ["k"])
     with Store.open(tmp_path / "a.duckdb", read_only=True) as store:
-        assert store._run("select count(*) from meta") == [(1,)]
+        assert store.run("select count(*) from meta") == [(1,)]
         with pytest.raises(ForensicsError), store.transaction():
             store.insert("meta", [row])
 

@@ -15,11 +15,22 @@ HEAD_BYTES = 1 << 20
 """How much of the beginning of a file `detect` is given, still packed."""
 
 
+class Mark(NamedTuple):
+    """A place in a file up to which it cannot change when it grows: after `line` lines, at `offset` once unpacked."""
+
+    line: int = 0
+    offset: int = 0
+
+
+BEGINNING = Mark()
+
+
 class Entry(NamedTuple):
     """One record of a file, or why there is none in its place.
 
     `line` counts from 1. `offset` counts bytes of the unpacked file, or rows. `position`: bytes of the file read so
     far. `raw`: the bytes as they stand; None where `rendered` gives them (a row of a columnar file has none).
+    `end`: where reading can go on when the file has grown; None if this entry itself may grow, or nothing can.
     """
 
     line: int
@@ -27,6 +38,7 @@ class Entry(NamedTuple):
     raw: bytes | None
     record: dict[str, Any] | Rejected
     position: int
+    end: Mark | None = None
 
 
 def rendered(record: dict[str, Any]) -> bytes:
@@ -43,5 +55,9 @@ class Format(Protocol):
     def detect(self, head: bytes) -> bool:
         """Return whether a file that begins so is of this format. Formats exclude each other."""
 
-    def read(self, path: Path, size: int) -> Iterator[Entry]:
-        """Yield what is in the first `size` bytes; what a live writer appends meanwhile belongs to the next time."""
+    def read(self, path: Path, size: int, start: Mark) -> Iterator[Entry]:
+        """Yield what is in the first `size` bytes; what a live writer appends meanwhile belongs to the next time.
+
+        `start`: an `end` of an entry of the same file when it was shorter. A format that gave none begins at the
+        beginning.
+        """

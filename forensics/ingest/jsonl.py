@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from forensics.compression import Broken, pieces, unpacked_head
-from forensics.ingest import Entry
+from forensics.ingest import BEGINNING, Entry, Mark
 from forensics.values import Rejected, parse
 
 if TYPE_CHECKING:
@@ -39,12 +39,12 @@ def detect(head: bytes) -> bool:
     return any(name in line for line in torn for name in NAMES_OF_A_RECORD)
 
 
-def read(path: Path, size: int) -> Iterator[Entry]:
-    """Yield every line that is not blank."""
-    rest, line, offset, position = b"", 0, 0, 0
+def read(path: Path, size: int, start: Mark = BEGINNING) -> Iterator[Entry]:
+    """Yield every line after `start` that is not blank."""
+    (line, offset), rest, position = start, b"", 0
     long: _LongLine | None = None
     broken: Broken | None = None
-    stream = pieces(path, size)
+    stream = pieces(path, size, offset)
     while True:
         try:
             piece, position = next(stream)
@@ -59,16 +59,16 @@ def read(path: Path, size: int) -> Iterator[Entry]:
             if not newline:
                 continue
             line += 1
-            yield Entry(line, offset, long.head, long.rejected(), position)
-            offset += long.length + 1
+            begun, offset = offset, offset + long.length + 1
+            yield Entry(line, begun, long.head, long.rejected(), position, Mark(line, offset))
             long = None
         *whole, rest = (rest + piece).split(b"\n")
         for raw in whole:
             line += 1
             text = raw.removeprefix(BYTE_ORDER_MARK) if offset == 0 else raw
+            begun, offset = offset, offset + len(raw) + 1
             if text and not text.isspace():
-                yield Entry(line, offset, raw, _judged(text), position)
-            offset += len(raw) + 1
+                yield Entry(line, begun, raw, _judged(text), position, Mark(line, offset))
         if len(rest) > MAX_LINE_BYTES:
             long, rest = _LongLine(rest), b""
     yield from _end(Entry(line + 1, offset, rest, {}, position), long, broken)

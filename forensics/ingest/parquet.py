@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from forensics.contract import kind_of, kinds
 from forensics.errors import BAD_INPUT, ForensicsError
-from forensics.ingest import Entry, rendered
+from forensics.ingest import BEGINNING, Entry, rendered
 from forensics.values import TYPES, Rejected, parse_any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from forensics.ingest import Mark
 
 MAGIC: Final = b"PAR1"
 ROWS_AT_ONCE: Final = 4096
@@ -24,7 +26,7 @@ def detect(head: bytes) -> bool:
     return head.startswith(MAGIC)
 
 
-def read(path: Path, size: int) -> Iterator[Entry]:
+def read(path: Path, size: int, start: Mark = BEGINNING) -> Iterator[Entry]:  # noqa: ARG001 - written whole
     """Yield every row. A Parquet file is written whole: one that cannot be read to its end is refused whole."""
     import pyarrow as pa
     import pyarrow.parquet as pq

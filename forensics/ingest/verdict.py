@@ -6,13 +6,15 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from forensics.errors import BAD_INPUT, ForensicsError
-from forensics.ingest import Entry
+from forensics.ingest import BEGINNING, Entry
 from forensics.values import Rejected, found, parse, shown
 from replay.prove import OUTCOMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from forensics.ingest import Mark
 
 FORMAT: Final = "forensics.verdict/1"
 MAX_BYTES: Final = 64 << 20
@@ -30,7 +32,7 @@ def detect(head: bytes) -> bool:
     return head.lstrip()[:1] == b"{" and _STATED.search(head) is not None
 
 
-def read(path: Path, size: int) -> Iterator[Entry]:
+def read(path: Path, size: int, start: Mark = BEGINNING) -> Iterator[Entry]:  # noqa: ARG001 - a document does not grow
     """Yield the document as one entry."""
     if size > MAX_BYTES:
         raise ForensicsError(f"{path}: larger than {MAX_BYTES >> 20} MiB; this is no verdict", BAD_INPUT)

@@ -1,4 +1,4 @@
--- How many rows of each kind are stored?
+-- How many rows of each kind are stored, requests as they were written?
 select 'batch' as kind, count(*) as rows from batch
 union all
 select 'collective' as kind, count(*) as rows from collective
@@ -11,7 +11,7 @@ select 'event' as kind, count(*) as rows from event
 union all
 select 'kernel' as kind, count(*) as rows from kernel
 union all
-select 'request' as kind, count(*) as rows from request
+select 'request' as kind, count(*) as rows from stated_request
 union all
 select 'step' as kind, count(*) as rows from step
 union all
