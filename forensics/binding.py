@@ -121,7 +121,7 @@ def _said() -> str:
     apart = {name: f'min(p."{name}") <> max(p."{name}")' for name in _bound()}
     against = {name: f'min(p."{name}") <> any_value(r."{name}")' for name in _bound()}
     values = [
-        f'CASE WHEN {" OR ".join(f"coalesce({one}, false)" for one in _faults(name, apart, against))} THEN NULL '
+        f"CASE WHEN {' OR '.join(f'coalesce({one}, false)' for one in _faults(name, apart, against))} THEN NULL "
         f'ELSE min(p."{name}") END AS "{name}"'
         for name in _bound()
     ]
@@ -131,7 +131,7 @@ def _said() -> str:
         if name not in (*times, "external_req_id")
     )
     return (
-        f"INSERT INTO bound BY NAME SELECT b.run_id, b.replica_id, b.req_id, {', '.join(values)}, "  # noqa: S608
+        f"INSERT INTO bound BY NAME SELECT b.run_id, b.replica_id, b.req_id, {', '.join(values)}, "
         f"list_filter([{said}], lambda name: name IS NOT NULL) AS contradicted {SAID}"
     )
 

@@ -26,7 +26,7 @@ def detect(head: bytes) -> bool:
     return head.startswith(MAGIC)
 
 
-def read(path: Path, size: int, start: Mark = BEGINNING) -> Iterator[Entry]:  # noqa: ARG001 - written whole
+def read(path: Path, size: int, start: Mark = BEGINNING) -> Iterator[Entry]:
     """Yield every row. A Parquet file is written whole: one that cannot be read to its end is refused whole."""
     import pyarrow as pa
     import pyarrow.parquet as pq

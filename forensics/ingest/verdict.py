@@ -32,7 +32,7 @@ def detect(head: bytes) -> bool:
     return head.lstrip()[:1] == b"{" and _STATED.search(head) is not None
 
 
-def read(path: Path, size: int, start: Mark = BEGINNING) -> Iterator[Entry]:  # noqa: ARG001 - a document does not grow
+def read(path: Path, size: int, start: Mark = BEGINNING) -> Iterator[Entry]:
     """Yield the document as one entry."""
     if size > MAX_BYTES:
         raise ForensicsError(f"{path}: larger than {MAX_BYTES >> 20} MiB; this is no verdict", BAD_INPUT)

@@ -14,8 +14,10 @@ from replay.engines.vllm_records import ALWAYS_APPLIED, APPLIED_WHEN_SET
 
 NAMES = {"max_completion_tokens": "max_tokens", "vllm_xargs": "extra_args"}
 """Members of the body that decode_cfg_applied calls otherwise."""
-IN_CLEAR = {*ALWAYS_APPLIED, *APPLIED_WHEN_SET, "seed", "n", "truncate_prompt_tokens", "truncation_side"}
-"""Members of which the value is written: those whose applied value is written too, and the truncation asked for."""
+IN_CLEAR = {*ALWAYS_APPLIED, *APPLIED_WHEN_SET, "seed", "n"}
+"""Members of which the value is written: those whose applied value is written too."""
+SHAPING = ("truncate_prompt_tokens", "truncation_side")
+"""Members that say what to do to the prompt, often put in by a gateway: no part of what was asked."""
 NO_CONFIGURATION = {
     "model", "messages", "prompt", "tools", "stream", "stream_options", "user", "metadata", "store", "request_id",
     "session_id", "priority", "cache_salt", "logprobs", "top_logprobs", "prompt_logprobs", "echo", "return_token_ids",
@@ -51,7 +53,7 @@ def requested_config(body: Mapping[str, Any]) -> dict[str, Any]:
     """
     asked: dict[str, Any] = {}
     for name, value in body.items():
-        if value is None or name in NO_CONFIGURATION:
+        if value is None or name in NO_CONFIGURATION or name in SHAPING:
             continue
         known = NAMES.get(name, name)
         if known == "stop":
@@ -68,9 +70,11 @@ def body_fields(body: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str
     tenant = next((headers[name] for name in TENANT_HEADERS if headers.get(name)), None)
     system = [one.get("content") for one in _messages(body) if one.get("role") in ("system", "developer")]
     tools = body.get("tools")
+    shaping = [{"what": name, "value": body[name]} for name in SHAPING if body.get(name) is not None]
     return {
         "served_model_name": body.get("model"),
         "decode_cfg_requested": requested_config(body),
+        "shaping_events": shaping or None,
         "tool_schemas_sha256": canonical_sha256(tools) if tools else None,
         "system_message_sha256": raw_prompt_sha256(system[0] if len(system) == 1 else system) if system else None,
         "tenant_sha256": text_sha256(tenant) if tenant else None,

@@ -210,7 +210,8 @@ def test_a_limit_that_cuts_nothing(served):
     one = part(served, "cmpl-roomy-0")
     assert one["truncated"] is False
     assert "trunc_reason" not in one
-    assert one["decode_cfg_requested"]["truncate_prompt_tokens"] == 500
+    assert one["shaping_events"] == [{"what": "truncate_prompt_tokens", "value": 500}]
+    assert one["decode_cfg_requested"] == part(served, "cmpl-several-0")["decode_cfg_requested"], "the same was asked"
 
 
 def test_names_are_those_of_the_applied_configuration(served):
