@@ -131,7 +131,7 @@ async def preemption(client: Client) -> None:
 
 # --- prefix cache: the second turn of a chat, cold, warm, and warm in company ----------------------------------------
 
-CHATS = ("python", "email")
+CHATS = ("python",)
 SECOND_TURN = "Explain the last part."
 FIRST_ANSWER_TOKENS = 48
 
