@@ -42,6 +42,8 @@ def dose(cause: Finding, effect: Finding, incident: Incident, table: PlanTable) 
         return False, "dose: no setting that differs acts before the raw logits"
     if pair == ("shape_class_change", "graph_mode_change") and _but_graph(cause.target) == _but_graph(cause.reference):
         return False, "dose: the launch has the same tokens, rows and padding; the graph alone differs"
+    if effect.code == "batch_recomposition" and _takes_away(cause) and _gained(cause, effect):
+        return False, f"dose: the arm with {cause.code} had more company, and that takes requests out of a batch"
     if effect.code == "logit_drift" and cause.steps:
         return _parts_with(cause, effect)
     if effect.steps and cause.steps:
@@ -68,6 +70,23 @@ def _after_the_logits(cause: Finding, incident: Incident) -> Dose:
     if same_bits(*pairs[-1]):
         return True, "dose: the logits at the flip are equal bit for bit; what chose another token comes after them"
     return None, CANNOT_TELL
+
+
+def _takes_away(cause: Finding) -> bool:
+    return cause.code in ("memory_pressure", "paging")
+
+
+def _gained(cause: Finding, batch: Finding) -> bool:
+    """Return whether the arm with the cause shared its first differing launch with more requests than the other arm.
+
+    Less free memory and more paging say which arm that is; batch: the loads of the neighbours, arm by arm.
+    """
+    values = (cause.target, cause.reference)
+    if None in values or not isinstance(batch.target, list) or not isinstance(batch.reference, list):
+        return False
+    in_target = values[0] > values[1] if cause.code == "paging" else values[0] < values[1]
+    more = len(batch.target) - len(batch.reference)
+    return more > 0 if in_target else more < 0
 
 
 def _but_graph(shape: str | None) -> str | None:

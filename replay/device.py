@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replay import nvml, procfs
-from replay.record import MAX_FAULTS_WRITTEN
+from replay.writer import MAX_FAULTS_WRITTEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable

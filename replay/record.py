@@ -7,9 +7,7 @@ are wrapped in `Recorder.guard`, records that do not fit are dropped and counted
 from __future__ import annotations
 
 import array
-import functools
 import hashlib
-import json
 import os
 import socket
 import sys
@@ -17,21 +15,16 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
+from replay.canonical import raw_prompt_sha256 as raw_prompt_sha256
 from replay.policy import Policy, say
 from replay.secret import RecordingKey
 from replay.triggers import on_signal, signal_obstacle
 from replay.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-MAX_FAULTS_WRITTEN = 20
-"""Faults that are written out in full; later ones are only counted."""
+    from collections.abc import Iterable
 
 
 def token_ids_sha256(ids: Iterable[int]) -> str:
@@ -42,20 +35,6 @@ def token_ids_sha256(ids: Iterable[int]) -> str:
     if sys.byteorder == "big":
         packed.byteswap()
     return hashlib.sha256(packed.tobytes()).hexdigest()
-
-
-def raw_prompt_sha256(prompt: str | Sequence[Any]) -> str:
-    """Return sha256 (hex) of a prompt as the client sent it, so that gateway and engine agree on it.
-
-    A text is hashed as UTF-8. Chat messages, a list of JSON values, are hashed as JSON with sorted keys, no spaces
-    and no escapes beyond JSON's own.
-    """
-    text = (
-        prompt
-        if isinstance(prompt, str)
-        else json.dumps(prompt, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    )
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def batch_fingerprint(rows: Iterable[tuple[str, int, int]]) -> str:
@@ -109,65 +88,27 @@ class Recorder(Writer):
         if "signal" in policy.triggers:
             on_signal(self._signalled)
 
-    def guard(self, hook: Callable[P, R]) -> Callable[P, R | None]:
-        """Wrap a hook so that its time is counted, and its faults are counted and written and never fail a request."""
-        totals, clock = self.totals, time.perf_counter_ns
-
-        @functools.wraps(hook)
-        def guarded(*args: P.args, **kwargs: P.kwargs) -> R | None:
-            start = clock()
-            try:
-                return hook(*args, **kwargs)
-            except Exception as fault:  # noqa: BLE001 - whatever it is, the request goes on
-                totals.faults += 1
-                if totals.faults <= MAX_FAULTS_WRITTEN:
-                    name = getattr(hook, "__name__", type(hook).__name__)
-                    detail = {"hook": name, "fault": f"{type(fault).__name__}: {fault}", "count": totals.faults}
-                    self.write("event", what="recorder_fault", detail=detail)
-                return None
-            finally:
-                totals.hook_ns += clock() - start
-                totals.hook_calls += 1
-
-        return guarded
-
     def _signalled(self) -> None:
         """Runs inside of a signal handler: only what cannot wait for a lock."""
         if not self._stop:
             self.write("event", what="signal", detail={"signal": "SIGUSR2"})
 
 
-class _Gateway:
-    """The file of one process that knows requests, but no engine: its lines carry no run."""
+class Gateway(Writer):
+    """The file of one process that knows requests, but not the engine's run: its lines carry none."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, name: str = "gateway") -> None:
         directory.mkdir(parents=True, exist_ok=True)
         policy = replace(Policy.from_environment(), ring_s=None, triggers=(), sample=1)  # it sees no engine steps
-        self._key = RecordingKey(directory)
-        stem, start_ns = _unused_stem(directory, "gateway")
-        self._writer = Writer(directory, stem, {}, policy, start_ns)
-
-    def write(self, kind: str, fields: dict[str, Any]) -> None:
-        """Queue one record, with hashes in the place of tenant, prompt and system message."""
-        needed = REQUIRED.get(kind)
-        if needed is None:
-            raise ValueError(f"kind is {kind!r}, and a gateway knows only {' and '.join(REQUIRED)}")
-        if not isinstance(fields.get(needed), str):
-            raise ValueError(f"a record of kind {kind} needs {needed}=, a text")
-        if owned := fields.keys() & OWNED:
-            raise ValueError(f"{', '.join(sorted(owned))}: written by the recorder itself")
-        if (tenant := fields.pop("tenant", None)) is not None:
-            fields["tenant_sha256"] = self._key.tenant_sha256(str(tenant))
-        for text in ("prompt", "system_message"):
-            if (value := fields.pop(text, None)) is not None:
-                fields["raw_prompt_sha256" if text == "prompt" else f"{text}_sha256"] = raw_prompt_sha256(value)
-        self._writer.write(kind, **fields)
+        self.key = RecordingKey(directory)
+        stem, start_ns = _unused_stem(directory, name)
+        super().__init__(directory, stem, {}, policy, start_ns)
 
 
 REQUIRED: Final = {"request": "req_id", "event": "what"}
 OWNED: Final = {"seq", "writer", "clock_id", "mono_ns"}
 MOST_SAID: Final = 5
-_gateways: dict[tuple[int, Path], _Gateway | None] = {}
+_gateways: dict[tuple[int, Path], Gateway | None] = {}
 _opening: dict[int, threading.Lock] = {}
 _said: list[str] = []
 
@@ -182,21 +123,38 @@ def emit(kind: str, **fields: Any) -> None:
     """
     try:
         if (directory := configured_directory()) is not None and (gateway := _gateway(directory)) is not None:
-            gateway.write(kind, fields)
+            gateway.write(kind, **_hashed(kind, fields, gateway.key))
     except Exception as fault:  # noqa: BLE001 - whatever it is, the request goes on
         if len(_said) < MOST_SAID:
             _said.append(str(fault))
             say(f"emit: not recorded: {type(fault).__name__}: {fault}")
 
 
-def _gateway(directory: Path) -> _Gateway | None:
+def _hashed(kind: str, fields: dict[str, Any], key: RecordingKey) -> dict[str, Any]:
+    """Return the fields with hashes in the place of tenant, prompt and system message. Raises ValueError."""
+    needed = REQUIRED.get(kind)
+    if needed is None:
+        raise ValueError(f"kind is {kind!r}, and a gateway knows only {' and '.join(REQUIRED)}")
+    if not isinstance(fields.get(needed), str):
+        raise ValueError(f"a record of kind {kind} needs {needed}=, a text")
+    if owned := fields.keys() & OWNED:
+        raise ValueError(f"{', '.join(sorted(owned))}: written by the recorder itself")
+    if (tenant := fields.pop("tenant", None)) is not None:
+        fields["tenant_sha256"] = key.tenant_sha256(str(tenant))
+    for text in ("prompt", "system_message"):
+        if (value := fields.pop(text, None)) is not None:
+            fields["raw_prompt_sha256" if text == "prompt" else f"{text}_sha256"] = raw_prompt_sha256(value)
+    return fields
+
+
+def _gateway(directory: Path) -> Gateway | None:
     """Return this process's file, opened once; None after it could not be opened."""
     key = (os.getpid(), directory)
     if key not in _gateways:
         with _opening.setdefault(key[0], threading.Lock()):  # one a process: a fork may inherit a locked lock
             if key not in _gateways:
                 try:
-                    _gateways[key] = _Gateway(directory)
+                    _gateways[key] = Gateway(directory)
                 except BaseException:
                     _gateways[key] = None
                     raise

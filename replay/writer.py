@@ -17,7 +17,7 @@ import time
 import weakref
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from replay.policy import say
 from replay.retention import Retention
@@ -25,10 +25,15 @@ from replay.segments import Segments
 from replay.totals import Totals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from replay.policy import Policy
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MAX_FAULTS_WRITTEN = 20
+"""Faults that are written out in full; later ones are only counted."""
 QUEUE_LIMIT = 200_000
 """Records that may wait for the writer thread. About 100 MB; beyond it records are dropped."""
 FLUSH_SECONDS = 0.2
@@ -90,6 +95,28 @@ class Writer:
             self.totals.dropped += 1
             return
         self._queue.append((kind, fields, time.time(), time.monotonic_ns()))
+
+    def guard(self, hook: Callable[P, R]) -> Callable[P, R | None]:
+        """Wrap a hook so that its time is counted, and its faults are counted and written and never fail a request."""
+        totals, clock = self.totals, time.perf_counter_ns
+
+        @functools.wraps(hook)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> R | None:
+            start = clock()
+            try:
+                return hook(*args, **kwargs)
+            except Exception as fault:  # noqa: BLE001 - whatever it is, the request goes on
+                totals.faults += 1
+                if totals.faults <= MAX_FAULTS_WRITTEN:
+                    name = getattr(hook, "__name__", type(hook).__name__)
+                    detail = {"hook": name, "fault": f"{type(fault).__name__}: {fault}", "count": totals.faults}
+                    self.write("event", what="recorder_fault", detail=detail)
+                return None
+            finally:
+                totals.hook_ns += clock() - start
+                totals.hook_calls += 1
+
+        return guarded
 
     def wake(self) -> None:
         """Ask the writer thread to write what is queued now; returns at once."""

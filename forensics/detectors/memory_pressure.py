@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from forensics.incident import Incident
 
 RUNG = Rung.MEMORY
-SEEN = "simulated only"
+SEEN = "real engine"
 NEARLY_USED_UP = 0.10
 """Free share of the KV pool below which it is short: a choice. Engines evict or preempt when nothing is left."""
 
@@ -35,12 +35,13 @@ def detect(incident: Incident) -> Iterator[Finding | Gap]:
         return
     if not found.places:
         return
+    shares = [_least_share(steps.to_dicts()) for steps in incident.lived()]
     ours, theirs = (_least(steps.to_dicts()) for steps in incident.lived())
     yield Finding(
         "memory_pressure", RUNG,
         f"memory was short in one arm alone in {len(found.places)} steps up to the flip: at the least {ours}, in the "
         f"reference {theirs}",
-        found.onset, ours, theirs, how="derived", steps=found.steps, citations=found.cite(incident),
+        found.onset, shares[0], shares[1], how="derived", steps=found.steps, citations=found.cite(incident),
     )  # fmt: skip
 
 
@@ -49,6 +50,13 @@ def _short(row: dict[str, Any], border_mb: float) -> Facts:
         return {"short": row["kv_blocks_free"] / row["kv_blocks_total"] < NEARLY_USED_UP}
     free = row["regime_free_mb"]
     return {} if free is None else {"short": free < border_mb}
+
+
+def _least_share(rows: list[dict[str, Any]]) -> float | None:
+    """Return the smallest free part of the KV pool, or of free memory in MiB where no pool is on record."""
+    pools = [row["kv_blocks_free"] / row["kv_blocks_total"] for row in rows
+             if row["kv_blocks_free"] is not None and row["kv_blocks_total"]]  # fmt: skip
+    return min(pools or [row["regime_free_mb"] for row in rows if row["regime_free_mb"] is not None], default=None)
 
 
 def _least(rows: list[dict[str, Any]]) -> str:

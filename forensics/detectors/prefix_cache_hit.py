@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from forensics.incident import Incident
 
 RUNG = Rung.SCHEDULER
-SEEN = "simulated only"
+SEEN = "real engine"
 
 
 def detect(incident: Incident) -> Iterator[Finding | Gap]:

@@ -70,7 +70,7 @@ class Listener(Protocol):
         """Take notice that the loop is over, also when it failed."""
 
 
-TOP = 4
+TOP = 3
 """Highest raw logits that are recorded: with two, a token that comes third in the other arm leaves the gap unknown."""
 Guard = Callable[[Callable[..., Any]], Callable[..., Any]]
 Top = tuple[list[int], list[float]]

@@ -2,217 +2,102 @@
 
 vLLM calls `install` in each of its processes (entry point group `vllm.general_plugins`). It does
 nothing unless FORENSICS_RECORD names a folder. Otherwise it waits for an engine core to be built and
-puts hooks around methods of that one object, its scheduler (`vllm_observer`) and its model runners
-(`vllm_worker`). Nothing of vLLM is replaced. The methods are internal to vLLM, so each is probed by
-name, not by version: what is missing is not observed, said on stderr and on record.
+puts hooks around methods of that one object, its scheduler and its model runners (`vllm_core`), and in
+the API process around the client's (`vllm_api`). Nothing of vLLM is replaced.
 """
 
 from __future__ import annotations
 
 import functools
-import os
-import socket
 import sys
-import threading
-import time
 from multiprocessing import util as multiprocessing_util
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import replay
-from replay import host
-from replay.device import Sampler
-from replay.engines import vllm_records as records
-from replay.engines import vllm_worker
-from replay.engines.vllm_observer import Observer
-from replay.record import Recorder, configured_directory
+from replay.engines import vllm_api, vllm_core
+from replay.record import Gateway, Recorder, configured_directory
 
-WORKER_ANSWER_SECONDS = 60
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+Stream = TypeVar("Stream", Recorder, Gateway)
+
 MARK = "forensics_attached"
-
-REQUEST_FIELDS = (
-    "arrival_ts", "admission_ts", "arrival_step", "effective_token_ids_sha256", "effective_tokens", "context_limit",
-    "decode_cfg_applied", "token_rule",
-)  # fmt: skip
-REQUEST_END_FIELDS = ("prefix_cache_used", "output_tokens", "output_token_ids_sha256", "finish_reason", "finish_ts")
-STEP_FIELDS = (
-    "step", "engine_step", "row", "token_index", "token_tag", "num_scheduled_tokens", "num_computed_tokens",
-    "num_cached_tokens", "queue_ms", "plan",
-)  # fmt: skip
-BATCH_FIELDS = (
-    "engine_step", "queue_depth", "num_preempted", "batch_size", "batch_tokens", "batch_fp", "shape", "step_ms",
-    "headroom_mb", "headroom_source", "kv_blocks_free", "kv_blocks_total", "kv_pool_total_mb", "paging_on", "plan",
-)  # fmt: skip
-
-WORKER_FIELDS = (
-    ("top_logits", "step", ("top_logits", "top_token_tags", "margin", "logit_dtype")),
-    ("padding", "batch", ("padded_tokens", "graph_mode")),
-    ("logits_sha256", "step", ("logits_sha256",)),
-)
-OPT_IN = ("logits_sha256",)
 
 
 def install() -> None:
-    """Entry point: arrange that engine cores of this process are recorded. Never raises."""
+    """Entry point: arrange that the engine cores and API clients of this process are recorded. Never raises."""
     if configured_directory() is None:
         return
     try:
         from vllm.v1.engine import core
 
-        _attach_after(core.EngineCore, "__init__")
+        _attach_at(core.EngineCore, "__init__", attach)
         # A spawned process loads its plugins inside that very __init__, too late to hook it; it still has to enter
         # its loop. A forked one inherits both hooks. Attaching twice does nothing.
         for owner in [found for found in vars(core).values() if isinstance(found, type)]:
             if issubclass(owner, core.EngineCore) and "run_busy_loop" in vars(owner):
-                _attach_before(owner, "run_busy_loop")
+                _attach_at(owner, "run_busy_loop", attach, entering=True)
     except Exception as fault:  # noqa: BLE001 - a recorder that cannot start must not stop the server
         _say(f"not recording: this vLLM has no engine core that we know ({type(fault).__name__}: {fault})")
+    try:
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        _attach_at(AsyncLLM, "__init__", attach_client)
+    except Exception as fault:  # noqa: BLE001 - the engine alone is worth recording
+        _say(f"not recording what clients ask: no API client that we know ({type(fault).__name__}: {fault})")
 
 
-def _attach_after(owner: Any, name: str) -> None:
+def _attach_at(owner: Any, name: str, attaches: Callable[[Any], Any], *, entering: bool = False) -> None:
+    """Make a method of a class call attaches(self) when it returns, or, if `entering`, when it is called."""
     original = getattr(owner, name)
     if hasattr(original, MARK):
         return
 
     @functools.wraps(original)
     def attaching(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if entering:
+            attaches(self)
         result = original(self, *args, **kwargs)
-        attach(self)
+        if not entering:
+            attaches(self)
         return result
 
     setattr(attaching, MARK, True)
     setattr(owner, name, attaching)
 
 
-def _attach_before(owner: Any, name: str) -> None:
-    original = getattr(owner, name)
-    if hasattr(original, MARK):
-        return
-
-    @functools.wraps(original)
-    def attaching(self: Any, *args: Any, **kwargs: Any) -> Any:
-        attach(self)
-        return original(self, *args, **kwargs)
-
-    setattr(attaching, MARK, True)
-    setattr(owner, name, attaching)
+def attach(core: Any) -> None:
+    """Start recording a finished engine core. Never raises."""
+    _start(core, lambda folder: Recorder(folder, "vllm"), vllm_core.observe)
 
 
-def attach(core: Any) -> Observer | None:
-    """Start recording a finished engine core. Never raises; returns None when nothing can be recorded."""
+def attach_client(client: Any) -> None:
+    """Start recording what an API process is asked. Never raises."""
+    _start(client, lambda folder: Gateway(folder, "vllm-api"), vllm_api.observe)
+
+
+def _start(owner: Any, opened: Callable[[Path], Stream], observe: Callable[[Any, Stream], list[str]]) -> None:
+    """Record one object once: observe(owner, recorder) puts the hooks in and returns what they cannot see."""
     directory = configured_directory()
     try:
-        if directory is None or hasattr(core, MARK):
-            return None
-        setattr(core, MARK, True)
-        recorder = Recorder(directory, "vllm")
+        if directory is None or hasattr(owner, MARK):
+            return
+        setattr(owner, MARK, True)
+        recorder = opened(directory)
         try:
-            return _attach(core, recorder)
+            missing = observe(owner, recorder)
         except Exception as fault:
             recorder.write("event", what="recorder_fault", detail={"hook": "attach", "fault": f"{fault!r}"})
             recorder.close()
             raise
+        # Children of multiprocessing leave without running atexit; this is the exit that they do run.
+        multiprocessing_util.Finalize(recorder, recorder.close, exitpriority=100)
+        if missing:
+            _say(f"cannot observe here: {'; '.join(missing)}")
+        _say(f"recording {recorder.path}")
     except Exception as fault:  # noqa: BLE001 - a recorder that cannot start must not stop the server
         _say(f"not recording: {type(fault).__name__}: {fault}")
-        return None
-
-
-def _attach(core: Any, recorder: Recorder) -> Observer:
-    scheduler, config = core.scheduler, core.vllm_config
-    workers, blind = _attach_workers(core)
-    first = workers[0] if workers else {}
-    fields = records.engine_fields(config)
-    kv = records.kv_fields(scheduler.kv_cache_config, config.cache_config.block_size)
-    threads = int(first.get("num_threads", fields["num_threads"]))
-    observer = Observer(scheduler, recorder, graph_mode=fields["graph_mode"], kv=kv, threads=threads)
-    observes, missing = _attach_scheduler(core, observer)
-    for hook, kind, extra in WORKER_FIELDS:
-        if first.get(hook):
-            observes[kind].extend(extra)
-        elif hook not in OPT_IN:
-            missing.append(f"{kind}: {', '.join(extra)} ({blind or 'no such method in the model runner'})")
-    if config.speculative_config is not None:
-        missing.append("step: tokens after the first of one engine step (speculative decoding)")
-    recorder.write(
-        "engine",
-        recorder="replay.engines.vllm",
-        recorder_version=replay.__version__,
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        rank_hosts=[worker["host"] for worker in workers] or None,
-        token_tag_key_id=recorder.tag_key_id,
-        clock={recorder.clock_id: _clock_pair()},
-        # This scheduler knows no tenants: any two requests may share a launch.
-        **Sampler(recorder).engine_fields(observes, isolation={"shared_batching": True}),
-        **kv,
-        **fields | {"num_threads": threads, "environment": fields["environment"] | first.get("environment", {})},
-    )
-    if missing:
-        _say(f"cannot observe here: {'; '.join(missing)}")
-        recorder.write("event", what="recorder_limits", detail={"not_observed": missing})
-    # Children of multiprocessing leave without running atexit; this is the exit that they do run.
-    multiprocessing_util.Finalize(recorder, recorder.close, exitpriority=100)
-    model, revision = str(config.model_config.model), getattr(config.model_config, "revision", None)
-    threading.Thread(target=_hash_weights, args=(recorder, model, revision), daemon=True).start()
-    _say(f"recording {recorder.path}")
-    return observer
-
-
-def _attach_workers(core: Any) -> tuple[list[dict[str, Any]], str]:
-    """Install the runner hooks in every worker, wherever it runs; return their answers, or why there are none."""
-    try:
-        return list(core.model_executor.collective_rpc(vllm_worker.attach, timeout=WORKER_ANSWER_SECONDS)), ""
-    except Exception as fault:  # noqa: BLE001 - the scheduler alone is worth recording
-        return [], f"workers did not take the hooks: {type(fault).__name__}: {fault}"
-
-
-def _attach_scheduler(core: Any, observer: Observer) -> tuple[dict[str, list[str]], list[str]]:
-    """Install the hooks around the scheduler; return what they observe, and what they cannot."""
-    wrap, scheduler = vllm_worker.wrap, core.scheduler
-    observes: dict[str, list[str]] = {"engine": ["weights_sha256"], "request": [], "step": [], "batch": [], "event": []}
-    missing: list[str] = []
-    hooks = (
-        ("add_request", scheduler, observer.arrived, observer.arrival_noted, "request", REQUEST_FIELDS),
-        ("_free_request", scheduler, None, observer.freed, "request", REQUEST_END_FIELDS),
-        ("preprocess_add_request", core, observer.named, None, "request", ("external_req_id",)),
-        ("_preempt_request", scheduler, observer.preempting, None, "event", ("preemption",)),
-        ("finish_requests", scheduler, None, observer.finished_outside, "event", ("abort",)),
-        ("reset_prefix_cache", scheduler, None, observer.prefix_cache_reset, "event", ("prefix_cache_reset",)),
-        ("shutdown", core, observer.shutting_down, observer.gone, "event", ("shutdown",)),
-    )
-    for name, owner, before, after, kind, fields in hooks:
-        if wrap(owner, name, before, after):
-            observes[kind].extend(fields)
-        else:
-            missing.append(f"{kind}: {', '.join(fields)} (no method {name})")
-    begun = wrap(scheduler, "schedule", observer.schedule_begins, observer.scheduled)
-    if wrap(scheduler, "update_from_output", observer.update_begins, observer.updated) and begun:
-        observes["step"], observes["batch"] = list(STEP_FIELDS), list(BATCH_FIELDS)
-        if "preemption" in observes["event"]:
-            observes["step"] += ["preempted", "resumed"]
-    else:
-        missing.append("step, batch (no methods schedule and update_from_output)")
-    return observes, missing
-
-
-def _hash_weights(recorder: Recorder, model: str, revision: str | None) -> None:
-    """Write the weights hash as a second part of the engine record. Runs in a thread: gigabytes take a while."""
-    try:
-        directory = Path(model)
-        if not directory.is_dir():
-            from huggingface_hub import snapshot_download
-
-            directory = Path(snapshot_download(model, revision=revision, local_files_only=True))
-        recorder.write("engine", weights_sha256=host.weights_sha256(directory))
-    except Exception as fault:  # noqa: BLE001 - the reason goes on record; the server goes on
-        recorder.write("engine", weights_digest_status=f"{type(fault).__name__}: {fault}")
-
-
-def _clock_pair() -> dict[str, Any]:
-    """Return one wall reading between two monotonic ones: what ties this process's clock to wall time, and how well."""
-    before = time.monotonic_ns()
-    wall = time.time()
-    return {"wall_ts": round(wall, 6), "mono_before_ns": before, "mono_after_ns": time.monotonic_ns()}
 
 
 def _say(message: str) -> None:

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from replay.canonical import text_sha256
 from replay.engines.vllm_records import shape_class, step_graph_mode
 from replay.record import batch_fingerprint
 
@@ -32,7 +33,7 @@ class Launch:
     """One engine step between `schedule` and `update_from_output`.
 
     `rows`: (request, tokens scheduled, tokens computed before) in the scheduler's order. `output` is held so that
-    its id stays its own.
+    its id stays its own. `blocks`: the physical KV blocks of each request as text, where they are to be hashed.
     """
 
     engine_step: int
@@ -41,6 +42,7 @@ class Launch:
     start_ns: int
     rows: list[tuple[str, int, int]]
     batch: dict[str, Any]
+    blocks: dict[str, str] = field(default_factory=dict)
     steps: dict[str, dict[str, Any]] = field(default_factory=dict)
     outputs_before: dict[str, int] = field(default_factory=dict)
 
@@ -69,6 +71,9 @@ def step_state(tracked: Tracked, launch: Launch, tokens: int, computed: int, *, 
     tracked.steps += 1
     if admitted:
         state["num_cached_tokens"] = plan["prefill.cached_prefix"] = tracked.cached_tokens = computed
+        fetched = getattr(getattr(tracked.request, "prefill_stats", None), "num_external_cached_tokens", 0)
+        if fetched:
+            state["num_external_cached_tokens"] = fetched
         tracked.chunks.clear()
     if tracked.preempted:
         state |= {"preempted": True, "resumed": True}
@@ -91,6 +96,7 @@ def batch_fields(launch: Launch, order: dict[str, int], seen: dict[str, Any], co
     plan: dict[str, Any] = {"batch.rows": len(rows), "batch.launch_tokens": tokens}
     if graph is not None:
         plan["graph.mode"] = graph
+    block_map = "\n".join(launch.blocks[row[0]] for row in rows) if launch.blocks else None
     return launch.batch | {
         "engine_step": launch.engine_step,
         "ts": round(launch.ts, 6),
@@ -100,6 +106,7 @@ def batch_fields(launch: Launch, order: dict[str, int], seen: dict[str, Any], co
         "batch_fp": batch_fingerprint(rows),
         "shape": shape_class(tokens, len(rows), padded, graph),
         "graph_mode": graph,
+        "block_map_sha256": None if block_map is None else text_sha256(block_map),
         "step_ms": round((time.monotonic_ns() - launch.start_ns) / 1e6, 3),
         "plan": plan,
     }
@@ -118,7 +125,9 @@ def chosen_fields(recorder: Recorder, index: int, token: int, row: int | None, s
     if recorder.with_ids:
         chosen["top_token_ids"] = ids
     if all(map(math.isfinite, logits)):  # JSON has no infinity, and a margin from one would say nothing
-        chosen |= {"top_logits": logits, "margin": logits[0] - logits[-1]}
+        chosen["top_logits"] = logits
+        if len(logits) > 1:
+            chosen["margin"] = logits[0] - logits[1]
     if "logits_sha256" in seen:
         chosen["logits_sha256"] = seen["logits_sha256"][row]
     return chosen

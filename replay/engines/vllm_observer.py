@@ -13,29 +13,28 @@ from typing import TYPE_CHECKING, Any
 from replay.engines import vllm_records as records
 from replay.engines.vllm_launch import Launch, Tracked, batch_fields, chosen_fields, composed, step_state
 from replay.engines.vllm_worker import RIDES_ON
-from replay.host import MIB, FreeMemory
 from replay.record import token_ids_sha256
 
 if TYPE_CHECKING:
+    from replay.engines.vllm_kv import KvPool
     from replay.record import Recorder
 
 HOOKS = (
     "named", "arrived", "arrival_noted", "schedule_begins", "scheduled", "preempting", "update_begins", "updated",
-    "freed", "finished_outside", "prefix_cache_reset", "shutting_down", "gone",
+    "freed", "finished_outside", "prefix_cache_reset", "weights_changed", "shutting_down", "gone",
 )  # fmt: skip
 
 
 class Observer:
     """Follows one engine core. `engine_step` is the number of the next forward pass."""
 
-    def __init__(
-        self, scheduler: Any, recorder: Recorder, *, graph_mode: str, kv: dict[str, int], threads: int
-    ) -> None:
+    def __init__(self, scheduler: Any, recorder: Recorder, pool: KvPool, *, graph_mode: str, threads: int) -> None:
         self.scheduler = scheduler
         self.recorder = recorder
         self.engine_step = 0
         self._graph_mode = graph_mode
-        self._kv = kv
+        self._pool = pool
+        self._limits = records.scheduler_limits(scheduler)
         self._cpu_plan = {"cpu.threads": threads}
         self._tracked: dict[str, Tracked] = {}
         self._external: dict[str, str] = {}
@@ -43,7 +42,6 @@ class Observer:
         self._finished: list[tuple[Any, float]] = []
         self._preempted = 0
         self._updating = False
-        self._memory = FreeMemory()
         for name in HOOKS:
             setattr(self, name, recorder.guard(getattr(self, name)))
 
@@ -65,7 +63,7 @@ class Observer:
         # Images and embeddings reach the model beside the ids: there the ids are not x, and no hash claims it.
         ids = None if request.prompt_embeds is not None or request.mm_features else request.prompt_token_ids
         salted = [self.recorder.token_tag(at, int.from_bytes(key)) for at, key in enumerate(request.block_hashes)]
-        params = request.sampling_params
+        params, salt = request.sampling_params, request.cache_salt
         self.recorder.write(
             "request",
             req_id=request.request_id,
@@ -80,10 +78,17 @@ class Observer:
             decode_cfg_applied=None if params is None else records.decode_config(params, request.lora_request),
             token_rule=None if params is None else records.token_rule(params),
             block_hashes=salted or None,
+            cache_salt_tag=self.recorder.token_tag(0, int.from_bytes(salt.encode())) if salt else None,
+            priority=request.priority,
         )
 
     def schedule_begins(self, *_: Any, **__: Any) -> tuple[float, int]:
-        """The scheduler starts to compose an engine step."""
+        """The scheduler starts to compose an engine step, under the limits that it has now."""
+        limits, before = records.scheduler_limits(self.scheduler), self._limits
+        if limits != before:
+            self._limits = limits
+            changed = {name: [before.get(name), now] for name, now in limits.items() if before.get(name) != now}
+            self._event("batch_limit_change", {"changed": changed})
         return time.time(), time.monotonic_ns()
 
     def preempting(self, request: Any, *_: Any, **__: Any) -> None:
@@ -100,8 +105,10 @@ class Observer:
         """The composition of an engine step is fixed; it has not run yet."""
         if not output.total_num_scheduled_tokens:
             return
-        step, self.engine_step = self.engine_step, self.engine_step + 1  # counts even if what follows fails
-        launch, admitted = composed(output, step, begun, self._batch_state())
+        batch, step = self._batch_state(), self.engine_step
+        self.engine_step += 1  # counts even if what follows fails
+        launch, admitted = composed(output, step, begun, batch)
+        launch.blocks = self._pool.blocks(output.num_scheduled_tokens)
         recomputes = False
         for req_id, tokens, computed in launch.rows:
             if tracked := self._tracked.get(req_id):
@@ -112,17 +119,15 @@ class Observer:
         self._launches[id(output)] = launch
 
     def _batch_state(self) -> dict[str, Any]:
-        free, total = self.scheduler.kv_cache_manager.block_pool.get_num_free_blocks(), self._kv["kv_blocks_total"]
-        block_mb, vram = self._kv["kv_block_bytes"] / MIB, self._memory.device_mb()
-        return {
+        counts = self._pool.taken()
+        if evicted := counts.get("kv_blocks_evicted"):
+            self._event("eviction", {"blocks": evicted})
+        deferred = getattr(self.scheduler, "deferred_waiting", None)
+        state = counts | self._pool.state()
+        return state | {
             "queue_depth": self.scheduler.get_request_counts()[1],
+            "queue_deferred": None if deferred is None else len(deferred),
             "num_preempted": self._preempted,
-            "kv_blocks_free": free,
-            "kv_blocks_total": total,
-            "kv_pool_total_mb": round(total * block_mb, 3),
-            "vram_free_mb": vram,
-            "headroom_mb": round(free * block_mb + (vram or 0.0), 3),
-            "headroom_source": "kv_pool" if vram is None else "device+kv_pool",
         }
 
     def update_begins(self, output: Any, *_: Any, **__: Any) -> Launch | None:
@@ -187,6 +192,8 @@ class Observer:
                 output_token_ids_sha256=token_ids_sha256(output),
                 output_token_ids=output if self.recorder.with_ids else None,
                 finish_reason=None if reason is None else str(reason),
+                stop_reason=records.stop_reason(request) if str(reason) == "stop" else None,
+                num_preemptions=getattr(request, "num_preemptions", None),
                 finish_ts=round(when, 6),
             )
         if ended:
@@ -195,6 +202,10 @@ class Observer:
     def prefix_cache_reset(self, _: Any, done: Any, *__: Any, **___: Any) -> None:
         """Somebody emptied the prefix cache: a replay must do so before the same step."""
         self._event("prefix_cache_reset", {"done": bool(done)})
+
+    def weights_changed(self, version: Any, *_: Any, **__: Any) -> None:
+        """Somebody put other weights in place and named them."""
+        self._event("weights_update", {"weights_version": str(version)})
 
     def shutting_down(self, *_: Any, **__: Any) -> None:
         """The engine core is about to go: say how much there was, and get it onto the disk before teardown."""

@@ -51,6 +51,27 @@ def token_rule(params: Any) -> str:
     return "argmax" if getattr(params, "temperature", None) == 0 else "sample"
 
 
+def stop_reason(request: Any) -> str:
+    """Return what made a request stop by itself: its stop token or eos. Which token, the output tells whoever may know.
+
+    Stop strings are not among them: the API process finds those, and the engine core is told to abort.
+    """
+    return "eos" if request.stop_reason is None else "stop_token"
+
+
+def scheduler_limits(scheduler: Any) -> dict[str, Any]:
+    """Return the scheduler's limits in force now, by the names of vLLM's flags: it may change them while it runs."""
+    config = scheduler.scheduler_config
+    limits = {
+        "max_num_batched_tokens": getattr(scheduler, "max_num_scheduled_tokens", None),
+        "max_num_seqs": getattr(scheduler, "max_num_running_reqs", None),
+        "enable_chunked_prefill": getattr(config, "enable_chunked_prefill", None),
+        "long_prefill_token_threshold": getattr(config, "long_prefill_token_threshold", None),
+        "policy": simple(getattr(config, "policy", None)),
+    }
+    return {name: value for name, value in limits.items() if value is not None}
+
+
 def simple(value: Any) -> Any:
     """Return value in JSON types with a stable order; what has no such form becomes None."""
     if isinstance(value, enum.Enum):

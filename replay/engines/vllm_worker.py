@@ -1,6 +1,6 @@
 """The part of the vLLM recorder that lives where the model runs: in each worker, often a process of its own.
 
-It reads the two highest raw logits of every row as `compute_logits` returns them, before any
+It reads the highest raw logits of every row as `compute_logits` returns them, before any
 processor, mask or cast touches them, and how the launch was padded. What it saw rides back to the
 engine core on the runner's own output, so it writes nothing and works under every executor.
 A fault in here rides back too, and never reaches the engine.
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 RIDES_ON = "forensics_launch"
 """Attribute of ModelRunnerOutput that carries a launch's observations to the engine core."""
+TOP = 3
+"""Logits on record of every sampled row. The winner of a flip may have been third in the other arm; on a CPU
+topk(5) of a row takes as long as topk(2)."""
 HASH_LOGITS = "FORENSICS_RECORD_LOGITS_SHA256"
 """Set to 1 to hash every sampled row of raw logits: proves equal bits, copies the row to the host."""
 
@@ -114,7 +117,7 @@ class LaunchWatch:
         """Take the first logits of the launch: those that choose tokens. Later ones score prompts or drafts."""
         if self._open and logits is not None:
             self._open = False
-            self._top = _top_two(logits, hash_rows=self.hash_logits)
+            self._top = _top(logits, hash_rows=self.hash_logits)
 
     def returned(self, _: Any, output: Any, *__: Any, **___: Any) -> None:
         """Hand the observations over: now, or when an asynchronous output is collected."""
@@ -137,15 +140,15 @@ def _hand_over(output: Any, seen: dict[str, Any], top: Callable[[], dict[str, An
     setattr(output, RIDES_ON, seen)
 
 
-def _top_two(logits: Any, *, hash_rows: bool) -> Callable[[], dict[str, Any]]:
-    """Start copying the two highest logits of each row to the host; the result waits for the copy and reads it.
+def _top(logits: Any, *, hash_rows: bool) -> Callable[[], dict[str, Any]]:
+    """Start copying the highest logits of each row to the host; the result waits for the copy and reads it.
 
-    Among equal logits topk may name any token. What chooses at temperature 0 is argmax over the row in
-    float32 (an exact cast), so its token goes first; in bf16 the same argmax is six times slower on a CPU.
+    What chooses at temperature 0 is argmax over the row in float32 (an exact cast); in bf16 the same argmax is six
+    times slower on a CPU.
     """
     import torch
 
-    values, ids = logits.topk(min(2, logits.shape[-1]), dim=-1)
+    values, ids = logits.topk(min(TOP + 1, logits.shape[-1]), dim=-1)
     copies = [part.to("cpu", non_blocking=True) for part in (values, ids, logits.float().argmax(dim=-1))]
     copied = torch.cuda.Event() if logits.is_cuda else None
     if copied is not None:
@@ -156,13 +159,27 @@ def _top_two(logits: Any, *, hash_rows: bool) -> Callable[[], dict[str, Any]]:
     def read() -> dict[str, Any]:
         if copied is not None:
             copied.synchronize()
-        top_logits, top_ids, best = (part.tolist() for part in copies)
-        pairs = zip(top_ids, best, strict=True)
-        ordered = [[first, *(token for token in row if token != first)][:2] for row, first in pairs]
-        seen = {"top_logits": top_logits, "top_token_ids": ordered, "logit_dtype": dtype}
+        rows = [ranked(*row) for row in zip(*(part.tolist() for part in copies), strict=True)]
+        seen = {
+            "top_logits": [[value for value, _ in row] for row in rows],
+            "top_token_ids": [[token for _, token in row] for row in rows],
+            "logit_dtype": dtype,
+        }
         return seen | ({"logits_sha256": hashes} if hashes else {})
 
     return read
+
+
+def ranked(values: list[float], ids: list[int], best: int) -> list[tuple[float, int]]:
+    """Return up to TOP (logit, token) of one row, highest first, in an order that is a function of the logits alone.
+
+    Among equal logits topk may name any token, in any order. So the token that argmax took goes first, then equal
+    ones by id, and those that tie with one that may lie outside of what topk returned are left out.
+    """
+    pairs = sorted(zip(values, ids, strict=True), key=lambda pair: (-pair[0], pair[1] != best, pair[1]))
+    if len(pairs) <= TOP:  # the whole vocabulary
+        return pairs
+    return [pair for pair in pairs[:TOP] if pair[0] > pairs[-1][0]] or [(pairs[0][0], best)]
 
 
 def _row_hashes(logits: Any) -> list[str]:

@@ -30,7 +30,7 @@ def folder(tmp_path, monkeypatch):
     def lines():
         for gateway in record._gateways.values():
             if gateway is not None:
-                gateway._writer.close()
+                gateway.close()
         found = [
             json.loads(line) for path in (tmp_path / "log").glob("*.jsonl") for line in path.read_text().splitlines()
         ]
@@ -40,7 +40,7 @@ def folder(tmp_path, monkeypatch):
     for key in [key for key in record._gateways if tmp_path in key[1].parents]:
         gateway = record._gateways.pop(key)
         if gateway is not None:
-            gateway._writer.close()
+            gateway.close()
 
 
 def test_without_a_folder_nothing_happens(monkeypatch, tmp_path, capsys):
@@ -134,7 +134,7 @@ def test_threads_and_forks_have_no_line_of_each_other(folder, tmp_path):
         work("child")
         for (pid, _), gateway in record._gateways.items():
             if pid == os.getpid():
-                gateway._writer.close()
+                gateway.close()
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
     found = [line["req_id"] for line in folder()]

@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=40)
     parser.add_argument("--blocks", type=int, default=64)
     parser.add_argument("--prefix-caching", action="store_true")
+    parser.add_argument("--exercise", action="store_true", help="use what a server rarely does; see `exercise`")
     parser.add_argument("--break-hook", choices=["observer", "worker", "attach"])
     parser.add_argument(
         "--fork", action="store_true", help="build the engine in a forked child of a process with the hooks"
@@ -55,7 +56,10 @@ def run(options: argparse.Namespace) -> None:
         enable_prefix_caching=options.prefix_caching, disable_log_stats=True,
     )  # fmt: skip
     KEPT.append(llm)  # no destructor may close the recorder on the way out
-    params = SamplingParams(temperature=0, max_tokens=options.max_tokens, ignore_eos=True, logprobs=2)
+    params = SamplingParams(temperature=0, max_tokens=options.max_tokens, ignore_eos=True, logprobs=4)
+    if options.exercise:
+        print(MARKER + json.dumps(exercise(llm)), flush=True)
+        return
     prompts = [{"prompt_token_ids": [(7 * i + 3 * j) % 200 + 5 for j in range(20 + 9 * i)]} for i in range(6)]
     if options.prefix_caching:
         llm.generate(prompts[-1:], params)
@@ -63,12 +67,43 @@ def run(options: argparse.Namespace) -> None:
         prompts = prompts[-1:]
     done = llm.generate(prompts, params)
     outputs = {one.request_id: list(one.outputs[0].token_ids) for one in done}
-    raw = {one.request_id: [top_two(at) for at in one.outputs[0].logprobs] for one in done}
+    raw = {one.request_id: [top_logits(at) for at in one.outputs[0].logprobs] for one in done}
     print(MARKER + json.dumps({"outputs": outputs, "raw": raw, "launches": launches}), flush=True)
 
 
-def top_two(at) -> list[float]:
-    return sorted((entry.logprob for entry in at.values()), reverse=True)[:2]
+def exercise(llm) -> dict:
+    """Fill and empty the prefix cache, salt it, stop early, and change limits and weights' name on the way."""
+    from vllm import SamplingParams
+
+    core = llm.llm_engine.engine_core.engine_core
+    scheduler, runner = core.scheduler, core.model_executor.driver_worker.worker.model_runner
+    blocks: list[list[list[list[int]]]] = []
+    prepare = runner._prepare_inputs
+
+    def noting(scheduler_output, num_scheduled_tokens):
+        order = [runner.input_batch.req_ids[row] for row in range(runner.input_batch.num_reqs)]
+        blocks.append([[list(group) for group in runner.requests[req_id].block_ids] for req_id in order])
+        return prepare(scheduler_output, num_scheduled_tokens)
+
+    runner._prepare_inputs = noting
+    free = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
+    prompts = [[(11 * i + 5 * j) % 200 + 5 for j in range(70)] for i in range(4)]
+    first = llm.generate([{"prompt_token_ids": ids} for ids in prompts], free)
+    token = first[0].outputs[0].token_ids[3]
+    cut = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, stop_token_ids=[token])
+    llm.generate([{"prompt_token_ids": prompts[0]}], cut)
+    scheduler.max_num_scheduled_tokens = 48
+    for salt in ("pepper", "pepper", "paprika"):
+        llm.generate([{"prompt_token_ids": prompts[1], "cache_salt": salt}], free)
+    core.set_weight_version("second")
+    llm.llm_engine.reset_prefix_cache()
+    llm.generate([{"prompt_token_ids": prompts[1]}], free, priority=[0])
+    return {"cached": sum(block.block_hash is not None for block in scheduler.kv_cache_manager.block_pool.blocks),
+            "blocks": blocks}  # fmt: skip
+
+
+def top_logits(at) -> list[float]:
+    return sorted((entry.logprob for entry in at.values()), reverse=True)[:4]
 
 
 def break_hook(which: str | None) -> None:

@@ -2,16 +2,14 @@
 
 import asyncio
 import collections
+import hashlib
 import importlib.util
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,8 +22,9 @@ if getattr(importlib.util.find_spec("vllm"), "origin", None) is None:
 
 import jsonschema
 import torch
+from serving import QUIET, lines_of, of, server
 
-from replay.engines.vllm_worker import RIDES_ON, attach
+from replay.engines.vllm_worker import RIDES_ON, attach, ranked
 from replay.host import weights_sha256
 from replay.record import batch_fingerprint, token_ids_sha256
 
@@ -33,11 +32,6 @@ pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("default")]
 
 ROOT = Path(__file__).parents[2]
 DRIVER = Path(__file__).with_name("drive_engine.py")
-QUIET = {
-    "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
-    "FORENSICS_RECORD_COMPRESS": "none",
-}  # fmt: skip
 LONG = 1000
 """Tokens of a stream that is left: seconds of work, so that a busy server hears of it in time."""
 SMALL_POOL = ("--blocks", "12")
@@ -66,17 +60,6 @@ def drive(model, *flags, record=None, **environment):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
     return json.loads(line.removeprefix("RESULT ")), lines_of(record), done.stderr
-
-
-def lines_of(directory):
-    if directory is None or not Path(directory).is_dir():
-        return []
-    logs = sorted(Path(directory).glob("*.jsonl"))
-    return [json.loads(line) for log in logs for line in log.read_text().splitlines()]
-
-
-def of(lines, kind, what=None):
-    return [line for line in lines if line["kind"] == kind and (what is None or line["what"] == what)]
 
 
 def merged_requests(lines):
@@ -201,10 +184,13 @@ def test_top_logits_are_the_raw_ones_and_lead_to_the_token(recorded):
     for step in chosen:
         assert step["top_token_ids"][0] == step["token_id"]
         assert step["top_token_tags"][0] == step["token_tag"]
-        assert step["top_logits"] == result["raw"][names[step["req_id"]]][step["token_index"]]
+        raw = result["raw"][names[step["req_id"]]][step["token_index"]]
+        assert step["top_logits"] == raw[: len(step["top_logits"])]
         assert step["margin"] == step["top_logits"][0] - step["top_logits"][1] >= 0
         assert step["logit_dtype"] == "bfloat16"
         assert len(step["logits_sha256"]) == 64
+    lengths = collections.Counter(len(step["top_logits"]) for step in chosen)
+    assert lengths[4] > 0.8 * len(chosen), "only ties with what lies below are left out"
 
 
 def test_prefix_cache_hits_are_told(model, tmp_path):
@@ -215,6 +201,88 @@ def test_prefix_cache_hits_are_told(model, tmp_path):
     one, two = merged_requests(lines).values()
     assert (one["prefix_cache_used"], two["prefix_cache_used"]) == (False, True)
     assert one["block_hashes"] == two["block_hashes"]
+
+
+@pytest.fixture(scope="module")
+def exercised(model, tmp_path_factory):
+    """What `exercise` of the driver does: 11 usable blocks of 32 tokens with prefix caching, block maps on."""
+    flags = ("--exercise", "--prefix-caching", *SMALL_POOL)
+    return drive(model, *flags, record=tmp_path_factory.mktemp("exercised"), FORENSICS_RECORD_BLOCK_MAP="1")
+
+
+def test_exercise_satisfies_the_contract(exercised):
+    assert contract_faults(exercised[1]) == []
+    assert of(exercised[1], "event", "recorder_fault") == []
+
+
+def test_limits_in_force_and_their_change(exercised):
+    engine = of(exercised[1], "engine")[0]
+    assert engine["scheduler_limits"] == {
+        "max_num_batched_tokens": 64, "max_num_seqs": 8, "enable_chunked_prefill": True,
+        "long_prefill_token_threshold": 0, "policy": "fcfs",
+    }  # fmt: skip
+    (change,) = of(exercised[1], "event", "batch_limit_change")
+    assert change["detail"] == {"changed": {"max_num_batched_tokens": [64, 48]}}
+    at = change["engine_step"]
+    tokens = {batch["engine_step"]: batch["batch_tokens"] for batch in of(exercised[1], "batch")}
+    assert max(count for step, count in tokens.items() if step < at) == 64
+    assert max(count for step, count in tokens.items() if step >= at) == 48
+
+
+def test_what_the_prefix_cache_took_in_and_gave_up(exercised):
+    result, lines, _ = exercised
+    (reset,) = of(lines, "event", "prefix_cache_reset")
+    assert reset["detail"] == {"done": True}
+    batches = of(lines, "batch")
+    evicted = {batch["engine_step"]: batch["kv_blocks_evicted"] for batch in batches}
+    events = {event["engine_step"]: event["detail"]["blocks"] for event in of(lines, "event", "eviction")}
+    assert events == {step: count for step, count in evicted.items() if count}
+    assert events, "the pool was large enough for all: the test tests nothing"
+    assert sum(batch["kv_blocks_stored"] for batch in batches) > sum(evicted.values())
+    last = [batch for batch in batches if batch["engine_step"] >= reset["engine_step"]]
+    assert sum(batch["kv_blocks_stored"] - batch["kv_blocks_evicted"] for batch in last) == result["cached"] > 0
+    assert {"kv_blocks_stored", "kv_blocks_evicted", "block_map_sha256"} <= set(
+        of(lines, "engine")[0]["observes"]["batch"]
+    )
+
+
+def test_without_a_prefix_cache_no_count_claims_zero(recorded):
+    assert not [batch for batch in of(recorded[1], "batch") if {"kv_blocks_stored", "kv_blocks_evicted"} & batch.keys()]
+    assert not [batch for batch in of(recorded[1], "batch") if "block_map_sha256" in batch], "opt-in"
+
+
+def test_the_block_map_is_that_of_the_launch(exercised):
+    result, lines, _ = exercised
+    batches = of(lines, "batch")
+    assert len(batches) == len(result["blocks"])
+    for batch, rows in zip(batches, result["blocks"], strict=True):
+        text = "\n".join("|".join(",".join(map(str, group)) for group in groups) for groups in rows)
+        assert batch["block_map_sha256"] == hashlib.sha256(text.encode()).hexdigest()
+    assert len({batch["block_map_sha256"] for batch in batches}) > 5
+
+
+def test_salts_stops_and_versions(exercised):
+    _, lines, _ = exercised
+    requests = list(merged_requests(lines).values())
+    salts = [request.get("cache_salt_tag") for request in requests]
+    assert salts[:5] == [None] * 5
+    assert salts[5] == salts[6] != salts[7] is not None
+    cached = [step["num_cached_tokens"] for step in of(lines, "step") if step["step"] == 0]
+    assert (cached[5], cached[6], cached[7], cached[8]) == (0, 64, 0, 0), "equal salts share, others do not"
+    assert [request.get("stop_reason") for request in requests] == [None] * 4 + ["stop_token"] + [None] * 4
+    assert requests[4]["finish_reason"] == "stop"
+    assert all(request["priority"] == 0 for request in requests)
+    assert of(lines, "engine")[0]["weights_version"] == "default"
+    (update,) = of(lines, "event", "weights_update")
+    assert update["detail"] == {"weights_version": "second"}
+
+
+def test_preemptions_are_counted_per_request(recorded):
+    _, lines, _ = recorded
+    counted = collections.Counter(event["req_id"] for event in of(lines, "event", "preemption"))
+    told = {req_id: request["num_preemptions"] for req_id, request in merged_requests(lines).items()}
+    assert told == {req_id: counted[req_id] for req_id in told}
+    assert all(batch["queue_deferred"] <= batch["queue_depth"] for batch in of(lines, "batch"))
 
 
 class OverlappingRunner:
@@ -250,11 +318,25 @@ def test_overlapping_launches_are_kept_apart():
         collected.append(runner.sample_tokens(None))
     for number, later in enumerate(collected, start=1):
         seen = getattr(later.get_output(), RIDES_ON)
-        assert seen["top_logits"] == [[3.0, number], [5.0, 5.0]]
-        assert seen["top_token_ids"] == [[2, 1], [0, 1]], "among equal logits the token that argmax takes goes first"
+        assert seen["top_logits"] == [[3.0, number, 0.0], [5.0, 5.0, number]]
+        assert seen["top_token_ids"] == [[2, 1, 0], [0, 1, 2]], "equal logits: argmax's token goes first"
         assert seen["padded_tokens"] == 8 * number
         assert (seen["graph"], seen["logit_dtype"]) == ("FULL", "bfloat16")
     assert "fault" not in seen
+
+
+@pytest.mark.parametrize(
+    ("values", "ids", "best", "expected"),
+    [
+        ([9.0, 8.0, 7.0, 6.0, 5.0], [50, 40, 30, 20, 10], 50, [(9.0, 50), (8.0, 40), (7.0, 30), (6.0, 20)]),
+        ([9.0, 8.0, 8.0, 6.0, 5.0], [50, 40, 30, 20, 10], 50, [(9.0, 50), (8.0, 30), (8.0, 40), (6.0, 20)]),
+        ([9.0, 9.0, 7.0, 6.0, 5.0], [50, 40, 30, 20, 10], 40, [(9.0, 40), (9.0, 50), (7.0, 30), (6.0, 20)]),
+        ([9.0, 8.0, 7.0, 6.0, 6.0], [50, 40, 30, 20, 10], 50, [(9.0, 50), (8.0, 40), (7.0, 30)]),
+        ([9.0, 9.0, 9.0, 9.0, 9.0], [50, 40, 30, 20, 10], 5, [(9.0, 5)]),
+    ],
+)
+def test_top_logits_do_not_depend_on_how_topk_breaks_ties(values, ids, best, expected):
+    assert ranked(values, ids, best) == expected
 
 
 # --- what it must not do --------------------------------------------------------------------------------------------
@@ -314,30 +396,16 @@ def test_kill_9_leaves_at_most_a_torn_last_line(model, tmp_path):
 
 
 def test_real_server_with_the_engine_in_its_own_process(model, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--served-model-name", "tiny",
-        "--dtype", "bfloat16", "--enforce-eager", "--max-model-len", "1024", "--host", "127.0.0.1", "--port", str(port),
-    ]  # fmt: skip
-    env = os.environ | QUIET | {"FORENSICS_RECORD": str(tmp_path / "log")}
-    with (tmp_path / "server.txt").open("wb") as said:
-        server = subprocess.Popen(command, env=env, stdout=said, stderr=subprocess.STDOUT, start_new_session=True)
-    try:
-        wait_until_ready(server, port, tmp_path / "server.txt")
+    with server(model, tmp_path, record=tmp_path / "log") as port:
         texts = asyncio.run(ask(port))
-        server.send_signal(signal.SIGTERM)
-        server.wait(60)
-    finally:
-        if server.poll() is None:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
-    lines = lines_of(tmp_path / "log")
-    assert contract_faults(lines) == []
-    assert [line["seq"] for line in lines] == list(range(len(lines))), (
-        "one writer: only the engine core's process writes"
-    )
+    everything = lines_of(tmp_path / "log")
+    assert contract_faults(everything) == []
+    written = collections.defaultdict(list)
+    for line in everything:
+        written[line["writer"]].append(line["seq"])
+    assert len(written) == 2, "the engine core's process and the API process"
+    assert all(seqs == list(range(len(seqs))) for seqs in written.values())
+    lines = lines_of(tmp_path / "log", "vllm-1")
     engine = of(lines, "engine")
     assert engine[1]["weights_sha256"] == weights_sha256(Path(model))
     assert "top_logits" in engine[0]["observes"]["step"]
@@ -356,18 +424,7 @@ def test_real_server_with_the_engine_in_its_own_process(model, tmp_path):
     assert lines[-1]["what"] == "shutdown"
     assert lines[-1]["detail"] == {"engine_steps": len(of(lines, "batch")), "unfinished_requests": 0}
     secret = {"effective_token_ids", "output_token_ids", "token_id", "top_token_ids"}
-    assert not [line for line in lines if secret & line.keys()], "ids are opt-in"
-
-
-def wait_until_ready(server, port, said):
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
-                return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.3)
-    pytest.fail("the server did not come up: " + said.read_text(errors="replace")[-3000:])
+    assert not [line for line in everything if secret & line.keys()], "ids are opt-in"
 
 
 async def ask(port):
