@@ -11,8 +11,8 @@ import pytest
 if getattr(importlib.util.find_spec("vllm"), "origin", None) is None:
     pytest.skip("vLLM is not in this environment (make test-vllm)", allow_module_level=True)
 
+from arms import MODEL, contract_faults
 from serving import lines_of, of, server
-from test_vllm_recorder import ROOT, contract_faults
 from tokenizers import Tokenizer
 
 from replay.engines.vllm_api import PENDING_LIMIT, Asked, Listener
@@ -20,7 +20,6 @@ from replay.record import token_ids_sha256
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("default")]
 
-MODEL = ROOT / "fixtures/models/tiny-llama"
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if tools %}T{{ tools|length }}{% endif %}>"
 )
@@ -39,7 +38,7 @@ def served(tmp_path_factory):
     (folder / "chat.jinja").write_text(TEMPLATE)
     flags = ("--chat-template", str(folder / "chat.jinja"), "--enable-auto-tool-choice", "--tool-call-parser", "hermes")
     for arm, record in (("on", folder / "log"), ("off", None)):
-        with server(str(MODEL), folder, *flags, record=record) as port:
+        with server(MODEL, folder, *flags, record=record) as port:
             answers[arm] = asyncio.run(ask_all(port))
         if record is not None:
             said = (folder / "server.txt").read_text()
@@ -197,7 +196,7 @@ def test_tools_are_part_of_what_was_asked(served):
 def test_truncation(served, external, prompt, kept, side, reason):
     one = part(served, f"cmpl-{external}-0")
     engine = next(r for r in of(served[2], "request") if r["req_id"] == one["req_id"] and "effective_tokens" in r)
-    whole = Tokenizer.from_file(str(MODEL / "tokenizer.json")).encode(prompt).ids if prompt is not IDS else IDS
+    whole = Tokenizer.from_file(f"{MODEL}/tokenizer.json").encode(prompt).ids if prompt is not IDS else IDS
     boundary = len(whole) - kept if side == "left" else kept
     seen = whole[boundary:] if side == "left" else whole[:boundary]
     assert engine["effective_token_ids_sha256"] == token_ids_sha256(seen)

@@ -2,7 +2,6 @@
 
 import asyncio
 import collections
-import hashlib
 import importlib.util
 import json
 import os
@@ -10,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,8 +18,8 @@ import pytest
 if getattr(importlib.util.find_spec("vllm"), "origin", None) is None:
     pytest.skip("vLLM is not in this environment (make test-vllm)", allow_module_level=True)
 
-import jsonschema
 import torch
+from arms import DRIVER, MODEL, SMALL_POOL, contract_faults, drive, merged_requests
 from serving import QUIET, lines_of, of, server
 
 from replay.engines.vllm_worker import RIDES_ON, attach, ranked
@@ -30,12 +28,8 @@ from replay.record import batch_fingerprint, token_ids_sha256
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("default")]
 
-ROOT = Path(__file__).parents[2]
-DRIVER = Path(__file__).with_name("drive_engine.py")
 LONG = 1000
 """Tokens of a stream that is left: seconds of work, so that a busy server hears of it in time."""
-SMALL_POOL = ("--blocks", "12")
-"""11 usable blocks of 32 tokens for six requests of up to 105: some must be preempted."""
 
 
 # --- arms -----------------------------------------------------------------------------------------------------------
@@ -43,30 +37,7 @@ SMALL_POOL = ("--blocks", "12")
 
 @pytest.fixture(scope="module")
 def model() -> str:
-    return str(ROOT / "fixtures/models/tiny-llama")
-
-
-def drive(model, *flags, record=None, **environment):
-    """Run one arm in a process of its own; return its result, its log lines and what it said."""
-    assert any(
-        found.value == "replay.engines.vllm:install" for found in metadata.entry_points(group="vllm.general_plugins")
-    ), "the plugin is not installed here: pip install --no-deps -e ."
-    env = {name: value for name, value in os.environ.items() if not name.startswith("FORENSICS_")} | QUIET | environment
-    if record is not None:
-        env["FORENSICS_RECORD"] = str(record)
-    done = subprocess.run(
-        [sys.executable, str(DRIVER), model, *flags], env=env, capture_output=True, text=True, timeout=180, check=False
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
-    return json.loads(line.removeprefix("RESULT ")), lines_of(record), done.stderr
-
-
-def merged_requests(lines):
-    requests = collections.defaultdict(dict)
-    for line in of(lines, "request"):
-        requests[line["req_id"]] |= line
-    return requests
+    return MODEL
 
 
 @pytest.fixture(scope="module")
@@ -83,22 +54,6 @@ def unrecorded(model):
 
 
 # --- what is on record ----------------------------------------------------------------------------------------------
-
-
-def contract_faults(lines):
-    """Return how lines break schemas/, unknown fields included."""
-    faults = []
-    schemas = {
-        kind: json.loads((ROOT / f"schemas/{kind}.v1.json").read_text()) for kind in {one["kind"] for one in lines}
-    }
-    validators = {kind: jsonschema.Draft202012Validator(schema) for kind, schema in schemas.items()}
-    factors = {factor["name"] for factor in json.loads((ROOT / "schemas/factors.v1.json").read_text())["factors"]}
-    for line in lines:
-        kind = line["kind"]
-        faults += [f"{kind}: {error.message}" for error in validators[kind].iter_errors(line)]
-        faults += [f"{kind}: unknown field {name}" for name in line.keys() - schemas[kind]["properties"].keys()]
-        faults += [f"{kind}: unknown factor {name}" for name in line.get("plan", {}).keys() - factors]
-    return faults
 
 
 def test_every_line_satisfies_the_contract(recorded):
@@ -203,86 +158,17 @@ def test_prefix_cache_hits_are_told(model, tmp_path):
     assert one["block_hashes"] == two["block_hashes"]
 
 
-@pytest.fixture(scope="module")
-def exercised(model, tmp_path_factory):
-    """What `exercise` of the driver does: 11 usable blocks of 32 tokens with prefix caching, block maps on."""
-    flags = ("--exercise", "--prefix-caching", *SMALL_POOL)
-    return drive(model, *flags, record=tmp_path_factory.mktemp("exercised"), FORENSICS_RECORD_BLOCK_MAP="1")
-
-
-def test_exercise_satisfies_the_contract(exercised):
-    assert contract_faults(exercised[1]) == []
-    assert of(exercised[1], "event", "recorder_fault") == []
-
-
-def test_limits_in_force_and_their_change(exercised):
-    engine = of(exercised[1], "engine")[0]
-    assert engine["scheduler_limits"] == {
-        "max_num_batched_tokens": 64, "max_num_seqs": 8, "enable_chunked_prefill": True,
-        "long_prefill_token_threshold": 0, "policy": "fcfs",
-    }  # fmt: skip
-    (change,) = of(exercised[1], "event", "batch_limit_change")
-    assert change["detail"] == {"changed": {"max_num_batched_tokens": [64, 48]}}
-    at = change["engine_step"]
-    tokens = {batch["engine_step"]: batch["batch_tokens"] for batch in of(exercised[1], "batch")}
-    assert max(count for step, count in tokens.items() if step < at) == 64
-    assert max(count for step, count in tokens.items() if step >= at) == 48
-
-
-def test_what_the_prefix_cache_took_in_and_gave_up(exercised):
-    result, lines, _ = exercised
-    (reset,) = of(lines, "event", "prefix_cache_reset")
-    assert reset["detail"] == {"done": True}
-    batches = of(lines, "batch")
-    evicted = {batch["engine_step"]: batch["kv_blocks_evicted"] for batch in batches}
-    events = {event["engine_step"]: event["detail"]["blocks"] for event in of(lines, "event", "eviction")}
-    assert events == {step: count for step, count in evicted.items() if count}
-    assert events, "the pool was large enough for all: the test tests nothing"
-    assert sum(batch["kv_blocks_stored"] for batch in batches) > sum(evicted.values())
-    last = [batch for batch in batches if batch["engine_step"] >= reset["engine_step"]]
-    assert sum(batch["kv_blocks_stored"] - batch["kv_blocks_evicted"] for batch in last) == result["cached"] > 0
-    assert {"kv_blocks_stored", "kv_blocks_evicted", "block_map_sha256"} <= set(
-        of(lines, "engine")[0]["observes"]["batch"]
-    )
-
-
-def test_without_a_prefix_cache_no_count_claims_zero(recorded):
-    assert not [batch for batch in of(recorded[1], "batch") if {"kv_blocks_stored", "kv_blocks_evicted"} & batch.keys()]
-    assert not [batch for batch in of(recorded[1], "batch") if "block_map_sha256" in batch], "opt-in"
-
-
-def test_the_block_map_is_that_of_the_launch(exercised):
-    result, lines, _ = exercised
-    batches = of(lines, "batch")
-    assert len(batches) == len(result["blocks"])
-    for batch, rows in zip(batches, result["blocks"], strict=True):
-        text = "\n".join("|".join(",".join(map(str, group)) for group in groups) for groups in rows)
-        assert batch["block_map_sha256"] == hashlib.sha256(text.encode()).hexdigest()
-    assert len({batch["block_map_sha256"] for batch in batches}) > 5
-
-
-def test_salts_stops_and_versions(exercised):
-    _, lines, _ = exercised
-    requests = list(merged_requests(lines).values())
-    salts = [request.get("cache_salt_tag") for request in requests]
-    assert salts[:5] == [None] * 5
-    assert salts[5] == salts[6] != salts[7] is not None
-    cached = [step["num_cached_tokens"] for step in of(lines, "step") if step["step"] == 0]
-    assert (cached[5], cached[6], cached[7], cached[8]) == (0, 64, 0, 0), "equal salts share, others do not"
-    assert [request.get("stop_reason") for request in requests] == [None] * 4 + ["stop_token"] + [None] * 4
-    assert requests[4]["finish_reason"] == "stop"
-    assert all(request["priority"] == 0 for request in requests)
-    assert of(lines, "engine")[0]["weights_version"] == "default"
-    (update,) = of(lines, "event", "weights_update")
-    assert update["detail"] == {"weights_version": "second"}
-
-
 def test_preemptions_are_counted_per_request(recorded):
     _, lines, _ = recorded
     counted = collections.Counter(event["req_id"] for event in of(lines, "event", "preemption"))
     told = {req_id: request["num_preemptions"] for req_id, request in merged_requests(lines).items()}
     assert told == {req_id: counted[req_id] for req_id in told}
     assert all(batch["queue_deferred"] <= batch["queue_depth"] for batch in of(lines, "batch"))
+
+
+def test_without_a_prefix_cache_no_count_claims_zero(recorded):
+    assert not [batch for batch in of(recorded[1], "batch") if {"kv_blocks_stored", "kv_blocks_evicted"} & batch.keys()]
+    assert not [batch for batch in of(recorded[1], "batch") if "block_map_sha256" in batch], "opt-in"
 
 
 class OverlappingRunner:
