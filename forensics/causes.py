@@ -31,6 +31,7 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "batch_recomposition": (
         "arrival_burst", "queue_pressure", "paging", "memory_pressure", "isolation_posture", "environment_change",
     ),
+    "effective_request_drift": ("environment_change",),
     "queue_pressure": ("arrival_burst", "memory_pressure", "environment_change"),
     "preemption_recompute": ("paging", "memory_pressure", "environment_change"),
     "prefix_cache_hit": ("paging", "memory_pressure", "environment_change"),

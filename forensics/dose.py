@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Dose = tuple[bool | None, str]
 BEFORE_LOGITS = ("lora",)
 """Members of the decode configuration that act before the raw logits."""
+SHAPES_REQUESTS = ("max_model_len", "engine_version", "versions.transformers", "template", "tokenizer", "truncat")
+"""Parts of names of settings that act on a prompt before the model sees it."""
 JUST_BEFORE = ("preemption_recompute",)
 """Effects that take place between two steps of the request: a cause may show in the step before."""
 CANNOT_TELL = "dose: cannot be told from the log"
@@ -34,6 +36,10 @@ def dose(cause: Finding, effect: Finding, incident: Incident, table: PlanTable) 
         return True, f"dose: {flip.tie if flip else 'near tie'}; a change of rounding can exchange the two tokens"
     if effect.code == "token_flip":
         return _after_the_logits(cause, incident)
+    if pair == ("effective_request_drift", "logit_drift"):
+        return True, "dose: other tokens went in, so other logits come out"
+    if pair == ("environment_change", "effective_request_drift"):
+        return _shapes_requests(cause)
     if pair == ("shape_class_change", "logit_drift"):
         if flip is not None and flip.tie == "clear":
             return None, "dose: the candidates were clearly apart; another rounding order does not explain that alone"
@@ -70,6 +76,13 @@ def _after_the_logits(cause: Finding, incident: Incident) -> Dose:
     if same_bits(*pairs[-1]):
         return True, "dose: the logits at the flip are equal bit for bit; what chose another token comes after them"
     return None, CANNOT_TELL
+
+
+def _shapes_requests(environment: Finding) -> Dose:
+    named = [name for name in environment.target or () if any(part in name for part in SHAPES_REQUESTS)]
+    if named:
+        return None, f"dose: {', '.join(named)} can change what the model sees; whether it did cannot be told"
+    return False, "dose: nothing of the environment that differs shapes a request"
 
 
 def _takes_away(cause: Finding) -> bool:

@@ -61,7 +61,7 @@ def compare_outputs(target: Evidence, reference: Evidence) -> tuple[Standing, in
     if length == others:
         return "same", None
     shorter = target if length < others else reference
-    if shorter.request["finish_reason"] == "stop":
+    if shorter.request["finish_reason"] == "stop" or shorter.request["stop_reason"] is not None:
         return "divergence", min(length, others)
     return "cut_short", None
 

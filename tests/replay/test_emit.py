@@ -101,7 +101,7 @@ def test_a_tenant_is_keyed_with_the_key_of_the_recording(folder, tmp_path):
     [("step", {"req_id": "a"}, "only request and event"), ("request", {}, "needs req_id"),
      ("request", {"req_id": 7}, "needs req_id"), ("event", {}, "needs what"),
      ("request", {"req_id": "a", "seq": 1}, "seq: written by the recorder"),
-     ("request", {"req_id": "a", "prompt": object()}, "not JSON serializable")],
+     ("request", {"req_id": "a", "prompt": object()}, "is no JSON value")],
 )  # fmt: skip
 def test_what_cannot_be_recorded_is_said_and_never_raised(folder, capsys, kind, fields, said):
     emit(kind, **fields)

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from replay import segments
-from replay.policy import TRIGGERS, Policy
+from replay.policy import Policy
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def test_every_setting_is_read(settings, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_ring_has_all_triggers_and_no_ring_has_none(settings):
-    assert settings(RING_S="5").triggers == TRIGGERS
+def test_a_ring_has_the_usual_triggers_and_no_ring_has_none(settings):
+    assert settings(RING_S="5").triggers == ("preemption", "regime", "signal")
     assert settings(TRIGGERS="signal").triggers == ()
 
 
