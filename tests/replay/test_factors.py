@@ -9,7 +9,7 @@ from replay_worlds import make_case
 
 from replay.case import Arm, Row
 from replay.catalogue import environment, factors
-from replay.factors import gemm_k_split
+from replay.factors import file_of, gemm_k_split
 
 FOLDER = Path(gemm_k_split.__file__).parent
 PLAN = {
@@ -37,7 +37,7 @@ def run(model_path):
 
 def test_a_file_is_a_factor_that_the_catalogue_calls_pinnable():
     files = {path.stem for path in FOLDER.glob("*.py")} - {"__init__"}
-    pinnable = {name.replace(".", "_") for name, entry in factors().items() if "transformers" in entry["pinnable"]}
+    pinnable = {file_of(name) for name, entry in factors().items() if "transformers" in entry["pinnable"]}
     assert files == pinnable
 
 
