@@ -17,6 +17,7 @@ from replay.case import Case, CaseError
 from replay.casefile import load_case
 from replay.catalogue import PinError, check_pin, check_plans
 from replay.children import Children
+from replay.doctor import RANDOM_MODEL, documents, findings
 from replay.host import weights_sha256
 from replay.journal import Journal
 from replay.prove import REPEATS, prove
@@ -28,8 +29,11 @@ def parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(
         prog="python -m replay", description="Execute a case again and prove what flipped the token."
     )
-    parse.add_argument("case", type=Path, help="case file, made with `forensics case`")
-    parse.add_argument("-o", "--output", type=Path, required=True, metavar="VERDICT", help="where the verdict goes")
+    parse.add_argument("case", type=Path, nargs="?", help="case file, made with `forensics case`")
+    parse.add_argument("-o", "--output", type=Path, metavar="VERDICT", help="where the verdict goes")
+    parse.add_argument(
+        "--doctor", action="store_true", help="try every factor on this machine instead; one JSON array on stdout"
+    )
     parse.add_argument(
         "--pin-algo", action="append", default=[], metavar="PIN", help="FACTOR=VALUE, incident or reference"
     )
@@ -52,7 +56,12 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return 0 no divergence, 1 a divergence, 2 usage, 3 bad input, 4 not decided."""
     given = sys.argv[1:] if arguments is None else arguments
-    options = parser().parse_args(given)
+    parse = parser()
+    options = parse.parse_args(given)
+    if options.doctor:
+        return _doctor(options)
+    if options.case is None or options.output is None:
+        parse.error("a case file and -o VERDICT are needed, or --doctor")
     try:
         for pin in options.pin_algo:
             check_pin(pin)
@@ -94,6 +103,20 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail("interrupted; no verdict was written; run it again to go on from the trials that are kept", 130)
     _say(f"{verdict.outcome}: {verdict.claim}")
     return verdict.exit_code()
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    """Try every factor; print the findings. Return 0, or why nothing could be tried."""
+    children = Children(options.model or RANDOM_MODEL, python=options.python, timeout=options.timeout)
+    try:
+        with children:
+            found = findings(children.run, _say)
+    except TrialError as fault:
+        return _fail(str(fault), fault.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    sys.stdout.write(json.dumps(documents(found), indent=1, ensure_ascii=False) + "\n")
+    return 0
 
 
 def _model(case: Case, asked: Path | None) -> Path:

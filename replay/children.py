@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 CHILD = "replay.engines.transformers"
 STDERR_TAIL = 20_000
+MOST_RUNNING = 3
 COVERS = "--timeout, which covers one trial, and loading the model for the first one"
 
 
@@ -86,6 +87,9 @@ class Children:
 
     def _child(self, variables: tuple[tuple[str, str], ...]) -> Child:
         if variables not in self._running:
+            while len(self._running) >= MOST_RUNNING:  # each holds a model
+                oldest = next(iter(self._running))
+                self._running.pop(oldest).end()
             child = Child(self.python, dict(variables), self.model_path, self.timeout)
             try:
                 child.start()
