@@ -1,6 +1,7 @@
 """From a live incident to a verdict, with real children: a planted factor is found, another is not."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -127,3 +128,19 @@ def test_a_case_of_another_engine_is_inconclusive_with_the_reason(planted, tmp_p
     verdict = json.loads((tmp_path / "v.json").read_text())
     assert verdict["outcome"] == "inconclusive"
     assert "vllm" in verdict["claim"]
+
+
+def test_ctrl_c_keeps_what_ran_and_the_next_run_goes_on(planted, model_path, tmp_path):
+    path, out = tmp_path / "case.json", tmp_path / "verdict.json"
+    path.write_text(planted.to_json())
+    command = [sys.executable, "-m", "replay", str(path), "-o", str(out), "--model", str(model_path)]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if "trial 3" in line:
+                process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
+    assert not out.exists()
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert again.returncode == 1, again.stderr
+    assert "2 trials were taken over" in again.stderr
+    assert json.loads(out.read_text())["outcome"] == "proven"
