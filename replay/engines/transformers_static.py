@@ -116,7 +116,7 @@ class StaticCall:
     def _write_batch(self, step: int, launch: Launch, counts: dict[int, tuple[int, int]]) -> None:
         text = self.call.model.config.get_text_config()
         keys = launch.cache_length + launch.width
-        use_cache = launch.cache_length > 0 or launch.width <= self.real.shape[1]
+        use_cache = self.call.config.use_cache is not False
         self.run.recorder.write(
             "batch",
             engine_step=step,
