@@ -425,3 +425,15 @@ def test_a_verdict_from_before_still_reads():
     for name, schema in (("verdict", "verdict.v1.json"), ("case", "case.v1.json")):
         document = json.loads((folder / f"{name}.json").read_text())
         jsonschema.validate(document, json.loads((SCHEMAS / schema).read_text()))
+
+
+def test_bits_under_a_pin_that_did_not_take_prove_nothing_smaller():
+    """Every mixed plan gives the right bits and reads back the wrong value: only the recorded plans stand."""
+
+    def observed(plan):
+        return plan if plan in (INCIDENT, REFERENCE) else plan | {"gemm.k_split": "7"}
+
+    verdict = prove(make_case(), [], World(by("gemm.k_split"), observed=observed))
+    assert {factor.factor for factor in verdict.factors} == set(INCIDENT)
+    assert not verdict.minimal
+    assert any("7 was read back" in limit for limit in verdict.limits)

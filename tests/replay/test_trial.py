@@ -26,6 +26,7 @@ for number, line in enumerate(sys.stdin):
     say({"trace": {"plan": plan, "tokens": [1], "logits_sha256": [str(os.getpid())], "observed": plan,
                    "top_logits": [[1.0]]}})
 """
+OUT_OF_MEMORY = "say({'trace': {'plan': plan, 'failed': 'out of memory'}}); continue"
 PLAN, OTHER, BAD = {"cpu.threads": "1"}, {"cpu.threads": "2"}, {"cpu.threads": "66"}
 
 
@@ -77,7 +78,7 @@ def test_a_child_that_cannot_start_says_what_it_said_last(stub):
         ("sys.exit(3)", "ended with code 3"),
         ("os.kill(os.getpid(), 9)", "most likely out of memory"),
         ("time.sleep(60)", "no answer within 1.5 s (--timeout"),
-        ("say({'trace': {'plan': plan, 'failed': 'out of memory'}})", "out of memory"),
+        (OUT_OF_MEMORY, "out of memory"),
     ],
 )
 def test_a_trial_that_fails_is_an_outcome_of_that_trial(stub, broken, says):
@@ -102,17 +103,18 @@ def test_leaving_ends_the_children_also_on_ctrl_c(stub):
         os.kill(int(seen[0].logits_sha256[0]), 0)
 
 
-def journalled(tmp_path, stub, plans, weights="w", **changes):
+def journalled(tmp_path, stub, plans, weights="w", broken="sys.exit(3)", **changes):
     """Run plans with a journal in the folder; return the processes that answered, and how many came from the file."""
     journal = Journal(tmp_path / "v.json.trials", weights)
     case = make_case(**changes)
-    with Children("m", python=stub(broken="sys.exit(3)"), journal=journal) as children:
+    with Children("m", python=stub(broken=broken), journal=journal) as children:
         return [children.run(case, Treatment(plan)) for plan in plans], journal.reused
 
 
-def test_a_second_run_goes_on_from_what_is_kept(stub, tmp_path):
-    first, _ = journalled(tmp_path, stub, [PLAN, BAD])
-    again, reused = journalled(tmp_path, stub, [PLAN, OTHER, BAD])
+@pytest.mark.parametrize("broken", ["sys.exit(3)", OUT_OF_MEMORY])
+def test_a_second_run_goes_on_from_what_is_kept(stub, tmp_path, broken):
+    first, _ = journalled(tmp_path, stub, [PLAN, BAD], broken=broken)
+    again, reused = journalled(tmp_path, stub, [PLAN, OTHER, BAD], broken=broken)
     assert reused == 1
     assert again[0] == first[0]
     assert again[1].logits_sha256 != first[0].logits_sha256
