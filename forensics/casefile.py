@@ -22,6 +22,9 @@ ENGINE_FACTS = (
     "run_id", "replica_id", "engine", "engine_version", "model_id", "weights_sha256", "dtype", "quantization", "device",
     "device_type", "num_threads", "host", "kv_block_size", "kv_blocks_total",
 )  # fmt: skip
+ARCHITECTURE = ("num_layers", "num_heads", "num_kv_heads", "hidden_size", "vocab_size")
+"""What a replay can check of the model where the hash of its weights is not on record."""
+
 ALONE = {"batch.rows": "1", "batch.row": "0", "batch.left_pad": "0", "batch.mask_path": "implicit"}
 """What a synthetic reference changes of the incident's plan: the request by itself, nothing else."""
 
@@ -71,7 +74,8 @@ def _alone(plan: Plan) -> Plan:
 
 
 def _engine(row: dict[str, Any]) -> dict[str, Any]:
-    facts = {name: row[name] for name in ENGINE_FACTS if row.get(name) is not None}
+    wanted = ENGINE_FACTS if row.get("weights_sha256") else (*ENGINE_FACTS, *ARCHITECTURE)
+    facts = {name: row[name] for name in wanted if row.get(name) is not None}
     facts |= {name: dict(row[name]) for name in ("versions", "environment", "precision_switches") if row.get(name)}
     return facts | {"config": json.loads(row["config"] or "{}")}
 

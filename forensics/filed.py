@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ARMS = ("incident", "reference", "both", "neither")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One execution under one plan; equal to the incident's result, the reference's, both or neither."""
+    """One part of the proof: an execution under one plan, and whose result it equals, with ARMS as words.
+
+    execution: parts with one number are one run; 0 in older verdicts. not_taken: pins that were read back otherwise.
+    """
 
     name: str
     plan: str
     tokens_equal: str
     bits_equal: str
     refused: str
+    failed: str = ""
+    execution: int = 0
+    not_taken: str = ""
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,10 @@ class Filed:
     limits: tuple[str, ...]
     case_sha256: str
     source_path: str
+    refuted: tuple[str, ...] = ()
+    null: str = ""
+    findings: tuple[str, ...] = ()
+    """Effects, history or step, rounding or bug, repeats: a sentence each, where the verdict holds them."""
 
     @property
     def synthetic(self) -> bool:
@@ -84,13 +97,62 @@ def parse(document: dict[str, Any], source_path: str) -> Filed:
         limits=tuple(_text(one) for one in _list(document.get("limits"))),
         case_sha256=_text(document.get("case_sha256")),
         source_path=source_path,
+        refuted=tuple(_text(one) for one in _list(document.get("refuted"))),
+        null=_null(_dict(document.get("null"))),
+        findings=tuple(_findings(document)),
     )
+
+
+def _null(null: dict[str, Any]) -> str:
+    if not null:
+        return ""
+    return (
+        f"of {_text(null.get('tried'))} irrelevant pins {_text(null.get('restored'))} took the incident's token away "
+        f"and {_text(null.get('induced'))} brought it"
+    )
+
+
+def _findings(document: dict[str, Any]) -> Iterator[str]:
+    """Yield what a verdict says beyond its claim, a sentence each."""
+    if refuted := [_text(one) for one in _list(document.get("refuted"))]:
+        yield f"differs, and does nothing: {', '.join(refuted)}"
+    shares = [
+        f"{_text(one.get('factor'))} {one['share']:.0%}"
+        for one in map(_dict, _list(document.get("effects")))
+        if isinstance(one.get("share"), int | float)
+    ]
+    if shares:
+        yield f"share of the effect on the two tokens' contrast: {', '.join(shares)}"
+    for name, title in (("history", "history or step"), ("rounding", "rounding or bug")):
+        part = _dict(document.get(name))
+        if part:
+            answer = _text(part.get("carried_by") or part.get("answer")).replace("_", " ")
+            yield f"{title}: {answer} ({_text(part.get('detail'))})"
+    repeats = _dict(document.get("repeats"))
+    rate = repeats.get("excludes_rate_above")
+    if isinstance(rate, int | float):
+        runs = _text(repeats.get("runs"))
+        yield f"{runs} repeats gave the same bits: a rate of change above {rate:.0%} is excluded at 95 %"
 
 
 def _trial(one: dict[str, Any]) -> Trial:
     plan = ", ".join(f"{name}={_text(value)}" for name, value in sorted(_dict(one.get("plan")).items()))
     tokens, bits = (value if value in ARMS else "" for value in (one.get("tokens_equal"), one.get("bits_equal")))
-    return Trial(_text(one.get("name")), plan, tokens, bits, _text(one.get("refused")))
+    asked, seen = _dict(one.get("plan")), _dict(one.get("observed"))
+    ran = not one.get("refused") and not one.get("failed")
+    not_taken = [f"{name}: {_text(seen.get(name)) or 'nothing'} read back for {_text(value)}"
+                 for name, value in sorted(asked.items()) if ran and seen.get(name) != value]  # fmt: skip
+    execution = one.get("execution")
+    return Trial(
+        _text(one.get("name")),
+        plan,
+        tokens,
+        bits,
+        _text(one.get("refused")),
+        _text(one.get("failed")),
+        execution if isinstance(execution, int) else 0,
+        "; ".join(not_taken),
+    )
 
 
 def _passed(value: Any) -> str:

@@ -48,7 +48,8 @@ def replay(case: Case, folder: Path, python: str, arguments: Sequence[str]) -> R
     write_case(case, case_path)
     if shutil.which(python) is None:
         raise ForensicsError(f"{python}: no such interpreter", 2, "--python takes an interpreter that has torch")
-    command = [sys.executable, "-m", "replay", str(case_path), "-o", str(fresh), "--python", python, *arguments]
+    kept = ["--journal", str(folder / f".trials-{stem}.jsonl")]  # one name a case: a second run goes on from it
+    command = [sys.executable, "-m", "replay", str(case_path), "-o", str(fresh), "--python", python, *kept, *arguments]
     child = subprocess.run(command, check=False)
     if not fresh.exists():
         code = child.returncode if child.returncode in (2, 3, 4, 130) else 3

@@ -6,17 +6,22 @@ The parent needs the standard library only; torch and the model live in child pr
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from replay.case import Case, CaseError
 from replay.casefile import load_case
 from replay.catalogue import PinError, check_pin, check_plans
+from replay.children import Children
+from replay.doctor import RANDOM_MODEL, documents, findings
 from replay.host import weights_sha256
-from replay.prove import prove
-from replay.trial import BAD_INPUT, USAGE, TrialError, run_trials, unsupported
+from replay.journal import Journal
+from replay.prove import REPEATS, prove
+from replay.trial import BAD_INPUT, USAGE, TrialError, unsupported
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,8 +29,11 @@ def parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(
         prog="python -m replay", description="Execute a case again and prove what flipped the token."
     )
-    parse.add_argument("case", type=Path, help="case file, made with `forensics case`")
-    parse.add_argument("-o", "--output", type=Path, required=True, metavar="VERDICT", help="where the verdict goes")
+    parse.add_argument("case", type=Path, nargs="?", help="case file, made with `forensics case`")
+    parse.add_argument("-o", "--output", type=Path, metavar="VERDICT", help="where the verdict goes")
+    parse.add_argument(
+        "--doctor", action="store_true", help="try every factor on this machine instead; one JSON array on stdout"
+    )
     parse.add_argument(
         "--pin-algo", action="append", default=[], metavar="PIN", help="FACTOR=VALUE, incident or reference"
     )
@@ -33,7 +41,13 @@ def parser() -> argparse.ArgumentParser:
         "--model", type=Path, metavar="DIR", help="model directory; default: where the incident loaded it from"
     )
     parse.add_argument(
-        "--timeout", type=float, default=600.0, metavar="S", help="seconds for one child process, not for the whole run"
+        "--timeout", type=float, default=600.0, metavar="S", help="seconds for one trial, not for the whole run"
+    )
+    parse.add_argument(
+        "--repeats", type=int, default=REPEATS, metavar="N", help="times that the incident runs again, to see a race"
+    )
+    parse.add_argument(
+        "--journal", type=Path, metavar="FILE", help="where trials are kept until the verdict is; default: beside it"
     )
     parse.add_argument("--python", default=sys.executable, help="interpreter that has torch and the engine")
     return parse
@@ -42,7 +56,12 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return 0 no divergence, 1 a divergence, 2 usage, 3 bad input, 4 not decided."""
     given = sys.argv[1:] if arguments is None else arguments
-    options = parser().parse_args(given)
+    parse = parser()
+    options = parse.parse_args(given)
+    if options.doctor:
+        return _doctor(options)
+    if options.case is None or options.output is None:
+        parse.error("a case file and -o VERDICT are needed, or --doctor")
     try:
         for pin in options.pin_algo:
             check_pin(pin)
@@ -54,17 +73,24 @@ def main(arguments: list[str] | None = None) -> int:
         if not unsupported(case):
             check_plans(case)
             model = _model(case, options.model)
-        verdict = prove(
-            case,
-            options.pin_algo,
-            lambda plans: run_trials(
-                case, plans, model_path=model or "", python=options.python, timeout=options.timeout
-            ),
-            weights_sha256=_weights(model),
-            command=shlex.join(["python", "-m", "replay", *given]),
-            say=_say,
-        )
+        weights = _weights(model)
+        journal = Journal(options.journal or options.output.with_name(f"{options.output.name}.trials"), weights)
+        children = Children(model or "", python=options.python, timeout=options.timeout, journal=journal)
+        with children:
+            verdict = prove(
+                case,
+                options.pin_algo,
+                children.run,
+                weights_sha256=weights,
+                config=_config(model),
+                repeats=options.repeats,
+                command=shlex.join(["python", "-m", "replay", *given]),
+                say=_say,
+            )
+        if journal.reused:
+            _say(f"{journal.reused} trials were taken over from {journal.path}")
         options.output.write_text(verdict.to_json(), encoding="utf-8")
+        journal.remove()
     except CaseError as fault:
         return _fail(str(fault), BAD_INPUT)
     except TrialError as fault:
@@ -72,11 +98,25 @@ def main(arguments: list[str] | None = None) -> int:
             _say(f"stderr: {line}")
         return _fail(str(fault), fault.exit_code)
     except OSError as fault:
-        return _fail(f"{options.output}: cannot write the verdict: {fault.strerror}", BAD_INPUT)
+        return _fail(f"{fault.filename or options.output}: cannot be written: {fault.strerror}", BAD_INPUT)
     except KeyboardInterrupt:
-        return _fail("interrupted; no verdict was written", 130)
+        return _fail("interrupted; no verdict was written; run it again to go on from the trials that are kept", 130)
     _say(f"{verdict.outcome}: {verdict.claim}")
     return verdict.exit_code()
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    """Try every factor; print the findings. Return 0, or why nothing could be tried."""
+    children = Children(options.model or RANDOM_MODEL, python=options.python, timeout=options.timeout)
+    try:
+        with children:
+            found = findings(children.run, _say)
+    except TrialError as fault:
+        return _fail(str(fault), fault.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    sys.stdout.write(json.dumps(documents(found), indent=1, ensure_ascii=False) + "\n")
+    return 0
 
 
 def _model(case: Case, asked: Path | None) -> Path:
@@ -86,6 +126,17 @@ def _model(case: Case, asked: Path | None) -> Path:
         named = f"{path} holds no config.json" if str(path) != "." else "the case does not name its model"
         raise CaseError(f"{named}; give the directory of the model with --model DIR")
     return path
+
+
+def _config(model: Path | None) -> dict[str, Any]:
+    """Return the model's config.json; what is no JSON object is left to the engine, which says so."""
+    if model is None:
+        return {}
+    try:
+        config = json.loads((model / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def _weights(model: Path | None) -> str | None:

@@ -36,12 +36,12 @@ def factors() -> dict[str, dict[str, Any]]:
 
 def environment(plan: Plan) -> dict[str, str]:
     """Return the variables that a process must start with to run under the plan."""
-    known = factors()
-    return {
-        known[name]["environment"]: value
-        for name, value in plan.items()
-        if known.get(name, {}).get("scope") == "fresh_process" and "environment" in known[name]
-    }
+    variables: dict[str, str] = {}
+    for name, value in sorted(plan.items()):
+        entry = factors().get(name, {})
+        given = entry.get("environment", {}) if entry.get("scope") == "fresh_process" else {}
+        variables |= {given: value} if isinstance(given, str) else given.get(value, {})
+    return variables
 
 
 def check_pin(text: str) -> tuple[str, str] | str:

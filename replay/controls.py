@@ -5,12 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from replay.record import token_ids_sha256
+from replay.trial import Treatment
 from replay.verdict import Control
 from replay.workbench import Bench, pin_not_taken
 
 if TYPE_CHECKING:
     from replay.case import Arm, Case, TokenStep
     from replay.trial import Trace
+
+NOT_DETERMINISTIC = "one plan gave two results in one process: the execution itself is not deterministic"
+ARCHITECTURE = {
+    "num_layers": "num_hidden_layers", "num_heads": "num_attention_heads", "num_kv_heads": "num_key_value_heads",
+    "hidden_size": "hidden_size", "vocab_size": "vocab_size",
+}  # fmt: skip
+"""Field of the engine record → name in a model's config.json."""
 
 
 class Stop(Exception):  # noqa: N818 - not an error: the trials end with this outcome
@@ -21,9 +29,9 @@ class Stop(Exception):  # noqa: N818 - not an error: the trials end with this ou
         self.outcome, self.claim, self.controls = outcome, claim, controls
 
 
-def check_record(case: Case, weights_sha256: str | None) -> list[Control]:
-    """Check what needs no trial: the request and the weights. Raises Stop."""
-    controls = []
+def check_record(case: Case, weights_sha256: str | None, config: dict[str, Any]) -> list[Control]:
+    """Check what needs no trial: the request, the model's architecture and its weights. Raises Stop."""
+    controls: list[Control] = []
     ids = token_ids_sha256(case.token_ids)
     for name, arm in (("incident", case.incident), ("reference", case.reference)):
         if arm.effective_token_ids_sha256 is None:
@@ -33,6 +41,9 @@ def check_record(case: Case, weights_sha256: str | None) -> list[Control]:
         if not same:
             claim = f"the case's token ids are not those that the {name} run recorded: two requests were compared"
             raise Stop("input_differs", claim, controls)
+    if other := other_architecture(case.engine, config):
+        controls.append(Control("architecture", False, other))
+        raise Stop("weights_differ", f"the model on this machine is not the incident's: {other}", controls)
     recorded = case.engine.get("weights_sha256")
     if recorded and weights_sha256:
         same = recorded == weights_sha256
@@ -45,37 +56,40 @@ def check_record(case: Case, weights_sha256: str | None) -> list[Control]:
     return controls
 
 
+def other_architecture(engine: dict[str, Any], config: dict[str, Any]) -> str:
+    """Return which recorded facts of the model its config.json here contradicts; empty where none does."""
+    text = config["text_config"] if isinstance(config.get("text_config"), dict) else config
+    pairs = [(name, engine.get(name), text.get(theirs)) for name, theirs in ARCHITECTURE.items()]
+    return "; ".join(f"{name} {was} then, {now} here" for name, was, now in pairs if was and now and was != now)
+
+
 def check_arms(bench: Bench, controls: list[Control]) -> None:
     """Run both arms, the incident twice, against the record; set the flip on the bench. Raises Stop."""
     case = bench.case
-    named = [
-        ("control: incident", case.incident.plan),
-        ("control: reference", case.reference.plan),
-        ("control: incident again", case.incident.plan),
-    ]
-    incident, reference, again = bench.run(named)
+    incident = bench.trial("control: incident", case.incident.plan)
+    reference = bench.trial("control: reference", case.reference.plan)
     for name, trace in (("incident", incident), ("reference", reference)):
-        problem = trace.refused or pin_not_taken(trace)
-        if problem:
+        if trace.failed:
+            raise Stop("inconclusive", f"the {name} plan gave no result: {trace.failed}", controls)
+        if problem := trace.refused or pin_not_taken(trace):
             raise Stop("not_pinned", f"the {name} plan could not be put in force: {problem}", controls)
+    again = bench.trial("control: incident again", Treatment(case.incident.plan, repeat=1))
+    if again.failed:
+        raise Stop("inconclusive", f"the incident plan gave no result the second time: {again.failed}", controls)
     count = max(len(incident.tokens), len(again.tokens))
-    stable = incident.same_bits(again, count) and not bench.racing()
-    controls.append(Control("incident twice", stable, f"logits of {count} tokens, bit for bit"))
+    stable = incident.same_bits(again, count) and incident.same_tokens(again, count)
+    controls.append(Control("incident twice", stable, f"{count} tokens and their logits, bit for bit"))
     if not stable:
-        raise Stop(
-            "race", "one plan gave two results in one process: the execution itself is not deterministic", controls
-        )
+        bench.settle(incident, reference)
+        raise Stop("race", NOT_DETERMINISTIC, controls)
     _reproduced(case, "incident", case.incident, incident, controls)
     if case.reference.synthetic:
         controls.append(Control("reference reproduced", None, "synthetic: nobody recorded it, it was executed here"))
     else:
         _reproduced(case, "reference", case.reference, reference, controls)
-    bench.incident, bench.reference = incident, reference
-    pairs = list(zip(incident.tokens, reference.tokens, strict=False))
-    flip = next((index for index, (mine, theirs) in enumerate(pairs) if mine != theirs), None)
-    bench.count = len(pairs) if flip is None else flip + 1
-    controls.append(Control("arms differ", flip is not None, f"tokens up to position {bench.count - 1}"))
-    if flip is None:
+    differ = bench.settle(incident, reference)
+    controls.append(Control("arms differ", differ, f"tokens up to position {bench.count - 1}"))
+    if not differ:
         raise Stop("no_divergence", "both plans gave the same tokens here", controls)
 
 

@@ -8,22 +8,32 @@ back is weaker, since on a near tie almost any change of plan turns it; that is 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from replay.catalogue import check_pin
 from replay.controls import Stop, check_arms, check_record
-from replay.search import smallest, unsettled, whole_plan, without_one
+from replay.effects import effects
+from replay.history import history_or_step
+from replay.implied import gemm_rows, refine
+from replay.races import repeat_all, weigh_race
+from replay.rounding import rounding_or_bug
+from replay.search import EXHAUSTIVE, NOTHING_DIFFERS, smallest, unsettled, whole_plan, without_one
 from replay.tokens import null_pins, weigh_tokens
 from replay.trial import unsupported
 from replay.verdict import OUTCOMES, Control, Factor, Found, Verdict
-from replay.workbench import Bench, Run, Swap, covered
+from replay.workbench import MAX_TRIALS, Bench, Swap, covered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from replay.case import Case
+    from replay.trial import Run
 
 __all__ = ["OUTCOMES", "Verdict", "prove"]
+
+REPEATS = 2
+"""Times that the incident runs again by default: enough to see a common race, see races.py for what it excludes."""
 
 
 def prove(
@@ -32,40 +42,66 @@ def prove(
     run: Run,
     *,
     weights_sha256: str | None = None,
+    config: dict[str, Any] | None = None,
+    repeats: int = REPEATS,
     command: str = "",
     say: Callable[[str], None] = lambda _line: None,
 ) -> Verdict:
     """Return what trials of the case show of the pinned factors; without pins, of the smallest set that explains it.
 
-    pins: 'FACTOR=VALUE', 'incident' or 'reference' (both: every differing factor). Raises PinError on other text.
+    pins: 'FACTOR=VALUE', 'incident' or 'reference' (both: every differing factor). config: the model's config.json.
+    Raises PinError on other text.
     """
     wanted = [check_pin(text) for text in pins]
     bench = Bench(case, run, say)
     controls: list[Control] = []
+    more: dict[str, Any] = {}
     try:
         if reason := unsupported(case):
             raise Stop("inconclusive", reason, controls)
-        controls += check_record(case, weights_sha256)
+        controls += check_record(case, weights_sha256, config or {})
+        _announce(bench, named=bool(wanted))
         check_arms(bench, controls)
-        found = _named(bench, wanted) if wanted else smallest(bench)
-        if bench.racing():
-            raise Stop("race", "a plan gave other bits when its process ran it again", controls)
+        say(f"{bench.seconds / bench.executed:.1f} s a trial so far, loading included")
+        found = refine(bench, _named(bench, wanted) if wanted else smallest(bench))
+        more["rounding"] = rounding_or_bug(bench)
+        more["history"] = history_or_step(bench)
+        more["repeats"] = repeat_all(bench, repeats)
+        if more["repeats"].changed:
+            raise Stop("race", "a plan gave other bits when it ran again", controls)
+        more["effects"], more["interactions"] = effects(bench)
     except Stop as stop:
         found = Found(stop.outcome, stop.claim)
-    return _verdict(bench, found, controls, command)
+        if stop.outcome == "race":
+            more["repeats"] = repeats_found = weigh_race(bench)
+            found = Found("race", f"{stop.claim}; {_race_text(repeats_found.p_value)}")
+    return _verdict(bench, case, found, controls, command, more)
+
+
+def _announce(bench: Bench, *, named: bool) -> None:
+    """Say before the first trial how many there can be."""
+    count = len(bench.factors())
+    cells = 2 * (count + 2) if named else 2**count if count <= EXHAUSTIVE else MAX_TRIALS
+    most = min(MAX_TRIALS, 3 + cells + 24)
+    bench.say(f"{count} factors differ: at most {most} trials of {bench.case.horizon()} tokens, most likely about "
+              f"{min(most, 10 + cells)}; loading the model comes on top")  # fmt: skip
+
+
+def _race_text(p_value: float | None) -> str:
+    if p_value is None:
+        return "how often was not counted"
+    sure = "the arms still differ beyond it" if p_value < 0.05 else "that the arms differ at all is not shown"
+    return f"over repeats of both arms {sure} (Fisher's exact test, p = {p_value:.3g})"
 
 
 def _named(bench: Bench, wanted: Sequence[tuple[str, str] | str]) -> Found:
     """Judge the factors that the user named."""
     case, differing = bench.case, bench.case.differing_factors()
     if not differing:
-        return Found(
-            "inconclusive", "no plan factor on record differs between the two arms: what differed was not recorded"
-        )
+        return Found("inconclusive", NOTHING_DIFFERS)
     pinned = dict(pin for pin in wanted if not isinstance(pin, str))
-    names = tuple(
-        sorted(differing if any(isinstance(pin, str) for pin in wanted) else pinned.keys() & differing.keys())
-    )
+    whole_arm = any(isinstance(pin, str) for pin in wanted)
+    names = bench.factors() if whole_arm else tuple(sorted(pinned.keys() & differing.keys()))
     limits = _extra_trials(
         bench, {name: value for name, value in pinned.items() if value not in differing.get(name, ())}
     )
@@ -80,15 +116,14 @@ def _named(bench: Bench, wanted: Sequence[tuple[str, str] | str]) -> Found:
             f"{', '.join(same)} had the same value in both arms, and both came out as recorded: it is not what differed"
         )
         return Found("refuted", claim, tuple(same), limits=tuple(limits))
-    (swap,) = bench.swaps([names])
-    found = _judge(bench, swap)
+    found = _judge(bench, bench.swap(names))
     minimal = found.minimal
     if found.outcome == "proven" and len(names) > 1:
         rest = without_one(bench, names)
-        minimal = all(one.failed for one in rest.values())
+        minimal = all(one.status == "failed" for one in rest.values())
         limits += [f"{name} is not needed: the rest is proven without it" for name, one in rest.items() if one.proven]
         limits += [f"whether {name} is needed is open: {why}" for name, one in rest.items() if (why := unsettled(one))]
-    return Found(found.outcome, found.claim, found.names, minimal, found.null, found.limits + tuple(limits))
+    return replace(found, minimal=minimal, limits=found.limits + tuple(limits))
 
 
 def _extra_trials(bench: Bench, values: dict[str, str]) -> list[str]:
@@ -97,14 +132,14 @@ def _extra_trials(bench: Bench, values: dict[str, str]) -> list[str]:
         return []
     arms = (("incident", bench.case.incident.plan), ("reference", bench.case.reference.plan))
     text = ", ".join(f"{name}={value}" for name, value in sorted(values.items()))
-    traces = bench.run([(f"observed: {arm} with {text}", plan | values) for arm, plan in arms])
-    refused = [f"{text} was refused: {trace.refused}" for trace in traces if trace.refused]
+    traces = [bench.trial(f"observed: {arm} with {text}", plan | values) for arm, plan in arms]
+    refused = [f"{text} was refused: {trace.missing}" for trace in traces if trace.missing]
     return [f"{text} is the value of neither arm: its trials are observations, not part of the proof", *refused]
 
 
 def _judge(bench: Bench, swap: Swap) -> Found:
     text = ", ".join(swap.names)
-    if problem := swap.refused or swap.mismatch:
+    if problem := swap.why_not:
         return Found("not_pinned", f"{text} could not be exchanged between the arms: {problem}", swap.names)
     if swap.proven:
         limits = whole_plan(bench, swap.names)
@@ -117,26 +152,23 @@ def _judge(bench: Bench, swap: Swap) -> Found:
             f"exchanging {text} brings neither result, and nothing else differs on record: the record is incomplete"
         )
         return weigh_tokens(swap, null) or Found("inconclusive", missing, swap.names, null=null)
-    (without,) = bench.swaps([others])
+    without = bench.swap(others)
     rest = ", ".join(others)
     if without.proven:
         claim = f"{rest} exchange the results bit for bit without {text}: {text} is not what flipped the token"
-        return Found("refuted", claim, swap.names)
-    if untried := without.refused or without.mismatch:  # a trial that did not run is no evidence for an interaction
-        limit = f"what {rest} do without {text} could not be tried: {untried}"
-        unknown = Found("inconclusive", f"exchanging {text} alone brings neither result; {limit}", swap.names)
-    else:
-        limit = f"{text} and {rest} act together: neither gives the other arm's bits without the other"
-        unknown = Found("interaction", limit, swap.names)
+        return Found("refuted", claim, swap.names, refuted=swap.names)
+    limit = f"{text} and {rest} act together: neither gives the other arm's bits without the other"
+    unknown = Found("interaction", limit, swap.names)
     if swap.restores_token or swap.induces_token:
         found = weigh_tokens(swap, null_pins(bench)) or unknown
         return Found(found.outcome, found.claim, found.names, null=found.null, limits=(limit,))
     return unknown
 
 
-def _verdict(bench: Bench, found: Found, controls: list[Control], command: str) -> Verdict:
-    case = bench.case
-    trace = bench.done[0][1] if bench.done else None
+def _verdict(
+    bench: Bench, case: Case, found: Found, controls: list[Control], command: str, more: dict[str, Any]
+) -> Verdict:
+    trace = bench.done[0].trace if bench.done else None
     flip: dict[str, int | None] | None = None
     if bench.incident and bench.reference and found.outcome != "no_divergence":
         index = bench.count - 1
@@ -161,21 +193,25 @@ def _verdict(bench: Bench, found: Found, controls: list[Control], command: str) 
             for name in ("engine", "model_id", "weights_sha256", "versions")
             if name in case.engine
         },
-        factors=tuple(_factor(case, name) for name in found.names),
+        factors=tuple(_factor(bench, name) for name in found.names),
         minimal=found.minimal,
         flip=flip,
         controls=tuple(controls),
         trials=bench.filed(),
         null=found.null,
+        refuted=found.refuted,
         limits=(*_record_limits(case), *found.limits),
         host=_host(trace.host) if trace else {},
         ts=round(time.time(), 3),
         command=command,
+        **more,
     )
 
 
-def _factor(case: Case, name: str) -> Factor:
-    return Factor(name, case.incident.plan.get(name), case.reference.plan.get(name))
+def _factor(bench: Bench, name: str) -> Factor:
+    """Return a factor with both arms' values, on record or as they follow from the launch."""
+    incident, reference = (gemm_rows(bench.case, plan) | plan for plan in bench.plans())
+    return Factor(name, incident.get(name), reference.get(name))
 
 
 def _record_limits(case: Case) -> list[str]:

@@ -1,4 +1,8 @@
-"""Without a pin: the smallest set of differing factors that is proven."""
+"""Without a pin: the smallest set of differing factors that is proven.
+
+Up to four factors every subset is tried. Beyond, delta debugging (Zeller and Hildebrandt, 2002) with a three-valued
+test: proven, failed, open. Its last round drops each factor of the result by itself, so that every removal is verified.
+"""
 
 from __future__ import annotations
 
@@ -9,115 +13,144 @@ from replay.tokens import null_pins, weigh_tokens
 from replay.verdict import Found
 
 if TYPE_CHECKING:
-    from replay.workbench import Bench, Swap
+    from collections.abc import Callable, Sequence
 
-UNSETTLED = "whether a smaller set would do is open: one could not be exchanged both ways"
+    from replay.workbench import Bench, Status, Swap
+
 EXHAUSTIVE = 4
-"""Differing factors up to which every subset is tried; above it, factors are dropped one by one."""
+"""Differing factors up to which every subset is tried: 2^4 plans, since restoring S is inducing all but S."""
 
-
-UNSETTLED = "whether a smaller set would do is open: one could not be exchanged both ways"
-EXHAUSTIVE = 4
-"""Differing factors up to which every subset is tried; above it, factors are dropped one by one."""
+NOTHING_DIFFERS = "no plan factor on record differs between the two arms: what differed was not recorded"
 
 
 def smallest(bench: Bench) -> Found:
     """Return the smallest proven set, or what the whole set of differing factors shows."""
-    differing = tuple(sorted(bench.case.differing_factors()))
+    differing = bench.factors()
     if not differing:
-        return Found(
-            "inconclusive", "no plan factor on record differs between the two arms: what differed was not recorded"
-        )
-    return _exhaustive(bench, differing) if len(differing) <= EXHAUSTIVE else _dropping(bench, differing)
+        return Found("inconclusive", NOTHING_DIFFERS)
+    return _exhaustive(bench, differing) if len(differing) <= EXHAUSTIVE else _delta_debugging(bench, differing)
 
 
 def _exhaustive(bench: Bench, differing: tuple[str, ...]) -> Found:
-    still_open: list[Swap] = []
-    swaps: list[Swap] = []
-    for size in range(1, len(differing) + 1):
-        swaps = bench.swaps(list(combinations(differing, size)))
-        proven = [swap for swap in swaps if swap.proven]
-        if proven:
-            return _smallest_of(bench, proven, still_open)
-        still_open += [swap for swap in swaps if not swap.failed]
-    return _not_proven(bench, swaps[-1], _reasons(still_open))
-
-
-def _smallest_of(bench: Bench, proven: list[Swap], still_open: list[Swap]) -> Found:
-    """Return what the first of the smallest proven sets shows. A smaller set that could not run is not ruled out."""
-    best, limits = proven[0], [*_reasons(still_open), *whole_plan(bench, proven[0].names)]
-    if len(proven) > 1:
-        others = "; ".join(", ".join(swap.names) for swap in proven[1:])
-        limits.append(f"another set of the same size is proven too: {others}")
-    if len(best.names) == 1:
-        return _proven(bench, best, "one factor suffices", tuple(limits))
+    sets = [names for size in range(1, len(differing) + 1) for names in combinations(differing, size)]
+    swaps = [bench.swap(names) for names in sets]
+    proven = [swap for swap in swaps if swap.proven]
+    still_open = [swap for swap in swaps if swap.status == "open"]
+    if not proven:
+        return _not_proven(bench, swaps[-1], _reasons(still_open))
+    best = proven[0]
+    rivals = [one for one in proven[1:] if not any(set(less.names) < set(one.names) for less in proven)]
+    limits = [*_reasons(still_open), *whole_plan(bench, best.names)]
+    if rivals:
+        others = "; ".join(", ".join(swap.names) for swap in rivals)
+        limits.append(f"another set is proven too, none of whose subsets is: {others}")
     within = [swap for swap in still_open if set(swap.names) < set(best.names)]
-    how = "no smaller set does"
+    return _proven(bench, best.names, _how(best.names, within), tuple(limits), minimal=not within,
+                   refuted=_outside(differing, [best, *rivals]))  # fmt: skip
+
+
+def _how(names: Sequence[str], within: list[Swap]) -> str:
+    if len(names) == 1:
+        return "one factor suffices"
     if within:
         left = "; ".join(", ".join(swap.names) for swap in within)
-        how = f"no smaller set is proven, but one that could not be exchanged both ways is not ruled out: {left}"
-    return _proven(bench, best, how, tuple(limits), minimal=not within)
+        return f"no smaller set is proven, but one that could not be exchanged both ways is not ruled out: {left}"
+    return "no smaller set does, so they act together"
+
+
+def _outside(differing: Sequence[str], proven: list[Swap]) -> tuple[str, ...]:
+    """Return the factors that no proven set needs: the exchange works while they stay as they were."""
+    needed = {name for swap in proven for name in swap.names}
+    return tuple(name for name in differing if name not in needed)
 
 
 def unsettled(swap: Swap) -> str | None:
     """Return why a set is neither proven nor ruled out, None where it is one of them."""
-    if swap.proven or swap.failed:
+    if swap.status != "open":
         return None
-    return f"{', '.join(swap.names)} could not be exchanged both ways: {_why_not(swap)}"
+    return f"{', '.join(swap.names)} could not be exchanged both ways: {swap.why_not}"
 
 
 def _reasons(swaps: list[Swap]) -> tuple[str, ...]:
     return tuple(why for swap in swaps if (why := unsettled(swap)))
 
 
-def whole_plan(bench: Bench, names: tuple[str, ...]) -> tuple[str, ...]:
+def whole_plan(bench: Bench, names: Sequence[str]) -> tuple[str, ...]:
     """Return the reservation that a set of all differing factors needs, or nothing."""
-    if set(names) != set(bench.case.differing_factors()):
+    if set(bench.factors()) - set(names):
         return ()
     return ("S is every factor that differs on record, so its exchanges are the two plans themselves, run again",)
 
 
-def _dropping(bench: Bench, differing: tuple[str, ...]) -> Found:
-    (whole,) = bench.swaps([differing])
+def _delta_debugging(bench: Bench, differing: tuple[str, ...]) -> Found:
+    whole = bench.swap(differing)
     if not whole.proven:
         return _not_proven(bench, whole, ())
-    best, limits = (
-        whole,
-        [f"{len(differing)} factors differ: factors were dropped one by one, not every subset was tried"],
-    )
-    still_open: list[Swap] = []
-    while len(best.names) > 1:
-        smaller = without_one(bench, best.names).values()
-        if not (proven := [swap for swap in smaller if swap.proven]):
-            still_open = [swap for swap in smaller if not swap.failed]
+    last: dict[tuple[str, ...], Swap] = {}
+
+    def test(names: tuple[str, ...]) -> Status:
+        last[names] = bench.swap(names, thorough=False)
+        return last[names].status
+
+    best = reduce_set(differing, test)
+    removals = [last[rest] for one in best if (rest := _without(best, [one])) in last]
+    still_open = [swap for swap in removals if swap.status == "open"]
+    limits = [
+        f"{len(differing)} factors differ: the set was found by delta debugging, not every subset was tried",
+        *_reasons(still_open),
+        *whole_plan(bench, best),
+    ]
+    how = "one factor suffices" if len(best) == 1 else "dropping any one of them breaks it"
+    if still_open:
+        how = "whether a smaller set would do is open: one could not be exchanged both ways"
+    refuted = tuple(name for name in differing if name not in best)
+    return _proven(bench, best, how, tuple(limits), minimal=not still_open, refuted=refuted)
+
+
+def reduce_set(names: tuple[str, ...], test: Callable[[tuple[str, ...]], Status]) -> tuple[str, ...]:
+    """Return a subset that is proven and of which, as far as trials ran, no single factor can be dropped (ddmin).
+
+    `test` of the whole set must be proven. An open subset is kept together, never guessed.
+    """
+    parts = 2
+    while len(names) > 1:
+        chunks = [names[len(names) * i // parts : len(names) * (i + 1) // parts] for i in range(parts)]
+        smaller = next((chunk for chunk in chunks if test(chunk) == "proven"), None)
+        if smaller is not None:
+            names, parts = smaller, 2
+            continue
+        rest = next((rest for chunk in chunks if (rest := _without(names, chunk)) and test(rest) == "proven"), None)
+        if rest is not None:
+            names, parts = rest, max(parts - 1, 2)
+        elif parts < len(names):
+            parts = min(len(names), 2 * parts)
+        else:
             break
-        best = proven[0]
-    how = "dropping any one of them breaks it" if len(best.names) > 1 else "one suffices"
-    limits += [*_reasons(still_open), *whole_plan(bench, best.names)]
-    return _proven(bench, best, UNSETTLED if still_open else how, tuple(limits), minimal=not still_open)
+        parts = min(parts, len(names))
+    return names
+
+
+def _without(names: tuple[str, ...], dropped: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if name not in dropped)
 
 
 def without_one(bench: Bench, names: tuple[str, ...]) -> dict[str, Swap]:
     """Return, for each factor of a set, what exchanging the rest of the set without it shows."""
-    swaps = bench.swaps([tuple(name for name in names if name != one) for one in names])
-    return dict(zip(names, swaps, strict=True))
+    return {one: bench.swap(_without(names, [one])) for one in names}
 
 
-def _proven(bench: Bench, swap: Swap, how: str, limits: tuple[str, ...], *, minimal: bool = True) -> Found:
-    text = ", ".join(swap.names)
+def _proven(bench: Bench, names: tuple[str, ...], how: str, limits: tuple[str, ...], *, minimal: bool,
+            refuted: tuple[str, ...]) -> Found:  # fmt: skip
+    text = ", ".join(names)
     claim = f"exchanging {text} exchanges the results, bit for bit, up to and including token {bench.count - 1}; {how}"
-    return Found("proven", claim, swap.names, minimal=minimal, limits=limits)
+    return Found("proven", claim, names, minimal=minimal, limits=limits, refuted=refuted)
 
 
 def _not_proven(bench: Bench, whole: Swap, limits: tuple[str, ...]) -> Found:
-    if why := _why_not(whole):
+    if why := whole.why_not:
         claim = f"the plans' difference ({', '.join(whole.names)}) could not be put in force: {why}"
         return Found("not_pinned", claim, whole.names, limits=limits)
     null = null_pins(bench)
     incomplete = "exchanging all that differs on record brings neither result: the record is incomplete"
     found = weigh_tokens(whole, null) or Found("inconclusive", incomplete, whole.names, null=null)
     return Found(found.outcome, found.claim, found.names, null=found.null, limits=limits + found.limits)
-
-
-def _why_not(swap: Swap) -> str | None:
-    return swap.refused or swap.mismatch

@@ -14,21 +14,19 @@ if TYPE_CHECKING:
 def null_pins(bench: Bench) -> Null:
     """Run pins that have nothing to do with the arms' difference, and count the tokens that they turn all the same."""
     incident, reference = bench.case.incident.plan, bench.case.reference.plan
-    assert bench.incident
-    assert bench.reference
     pins = _irrelevant(bench, incident)
-    named = []
-    for pin in pins:
-        text = _text(pin)
-        named += [(f"null: incident with {text}", incident | pin), (f"null: reference with {text}", reference | pin)]
-    traces = bench.run(named) if named else []
-    pairs = [
-        pair for pair in zip(traces[::2], traces[1::2], strict=True) if not pair[0].refused and not pair[1].refused
+    ran = [
+        (
+            bench.trial(f"null: incident with {_text(pin)}", incident | pin),
+            bench.trial(f"null: reference with {_text(pin)}", reference | pin),
+        )
+        for pin in pins
     ]
+    pairs = [pair for pair in ran if not any(trace.missing for trace in pair)]
     return Null(
         tried=len(pairs),
-        restored=sum(one.same_tokens(bench.reference, bench.count) for one, _ in pairs),
-        induced=sum(other.same_tokens(bench.incident, bench.count) for _, other in pairs),
+        restored=sum(one.same_tokens(bench.arms[1], bench.count) for one, _ in pairs),
+        induced=sum(other.same_tokens(bench.arms[0], bench.count) for _, other in pairs),
         pins=tuple(_text(pin) for pin in pins),
     )
 

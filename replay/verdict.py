@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 FORMAT = "forensics.verdict/1"
@@ -34,17 +34,26 @@ class Factor:
 
 @dataclass(frozen=True)
 class Ran:
-    """One trial as it is filed. `tokens_equal`, `bits_equal`: incident, reference, both or neither, up to the flip."""
+    """One trial under the name of its part in the proof, as it is filed.
+
+    execution: number of the run; parts of the proof that ask for the same plan share one. tokens_equal, bits_equal:
+    incident, reference, both or neither, up to the flip. history, switch, contrast, refused, failed: as in trial.py.
+    """
 
     name: str
     plan: dict[str, str]
+    execution: int = 0
+    history: dict[str, str] | None = None
+    switch: int | None = None
     observed: dict[str, str] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     tokens: tuple[int, ...] = ()
     logits_sha256: tuple[str, ...] = ()
     tokens_equal: str | None = None
     bits_equal: str | None = None
+    contrast: float | None = None
     refused: str | None = None
+    failed: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,10 @@ class Null:
 
 @dataclass(frozen=True)
 class Found:
-    """An outcome and the set of factors that it is about; `minimal`: every smaller set was tried and is not proven."""
+    """An outcome and the set of factors that it is about.
+
+    minimal: every smaller set was tried and is not proven. refuted: differing factors that the proof does without.
+    """
 
     outcome: str
     claim: str
@@ -76,6 +88,72 @@ class Found:
     minimal: bool = False
     null: Null | None = None
     limits: tuple[str, ...] = ()
+    refuted: tuple[str, ...] = ()
+
+    def with_limits(self, *limits: str, refuted: tuple[str, ...] | None = None) -> Found:
+        """Return the same answer with more said about it."""
+        return replace(self, limits=self.limits + limits, refuted=self.refuted if refuted is None else refuted)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one differing factor does to the contrast between the two tokens, as a share of the arms' difference.
+
+    share: Shapley value over the orders of exchange whose every step ran, divided by the difference of the arms;
+    orders: how many there were.
+    """
+
+    factor: str
+    share: float
+    orders: int
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """How much the effect of one factor depends on the other, as a share of the arms' difference; 0: not at all."""
+
+    factors: tuple[str, str]
+    share: float
+
+
+@dataclass(frozen=True)
+class History:
+    """Whether the KV of earlier passes or the pass of the flip carries the difference, and from which pass on.
+
+    carried_by: history, step, both or open; first_pass: the pass whose KV turns the token, 0 is the prompt's.
+    """
+
+    carried_by: str
+    first_pass: int | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """Rounding or bug? `answer`: rounding, not_rounding or open.
+
+    fp32_agrees: whether both arms give the same tokens in fp32; ulps: the largest distance of the two tokens at the
+    flip, in units in the last place of the logits' dtype; None where it could not be told.
+    """
+
+    answer: str
+    fp32_agrees: bool | None
+    ulps: float | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """How often one plan ran again, how often other bits came out, and the rate of change that this excludes.
+
+    excludes_rate_above: at 95 %, 1 - 0.05^(1/runs) when nothing changed; p_value: Fisher's exact test that the two
+    arms give the incident's token equally often, where bits did change.
+    """
+
+    runs: int
+    changed: int
+    excludes_rate_above: float | None = None
+    p_value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +176,12 @@ class Verdict:
     controls: tuple[Control, ...] = ()
     trials: tuple[Ran, ...] = ()
     null: Null | None = None
+    refuted: tuple[str, ...] = ()
+    effects: tuple[Effect, ...] = ()
+    interactions: tuple[Interaction, ...] = ()
+    history: History | None = None
+    rounding: Rounding | None = None
+    repeats: Repeats | None = None
     limits: tuple[str, ...] = ()
     host: dict[str, Any] = field(default_factory=dict)
     ts: float = 0.0

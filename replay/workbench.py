@@ -1,19 +1,28 @@
-"""The bench on which a case is tried: runs plans, keeps what ran, compares it with both arms. No judgement."""
+"""The bench on which a case is tried: runs treatments, keeps what ran, compares it with both arms. No judgement."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import chain
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
-from replay.case import Arm, Case, Plan
-from replay.trial import Trace
+from replay.trial import Trace, Treatment, shared_start
 from replay.verdict import Ran
 
-FOLLOWS = {"batch.row": "batch.rows"}
-"""A position exists only inside a launch, so it has no exchange of its own where the rows are exchanged."""
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
-Run = Callable[[Sequence[Plan]], list[Trace]]
+    from replay.case import Case, Plan
+    from replay.trial import Run
+
+FOLLOWS = {"batch.row": "batch.rows"}
+"""A position exists only inside a launch: where the rows are exchanged it goes along and is no factor of its own."""
+
+MAX_TRIALS = 64
+SPENT = f"the budget of {MAX_TRIALS} trials is spent"
+NOT_NEEDED = "not run: the other exchange had settled it"
+Arms = tuple["Plan", "Plan"]
+Status = Literal["proven", "failed", "open"]
 
 
 @dataclass(frozen=True)
@@ -29,20 +38,24 @@ class Swap:
     induces_token: bool
 
     @property
+    def status(self) -> Status:
+        """Return proven, failed (an exchange ran as pinned and did not give the other arm's bits) or open."""
+        if self.restores_bits and self.induces_bits and not self.mismatch:
+            return "proven"
+        ran = ((self.restored, self.restores_bits), (self.induced, self.induces_bits))
+        failed = any(not trace.missing and pin_not_taken(trace) is None and not bits for trace, bits in ran)
+        return "failed" if failed else "open"
+
+    @property
     def proven(self) -> bool:
         """Return whether both exchanges gave the other arm bit for bit."""
-        return self.restores_bits and self.induces_bits and not self.mismatch
+        return self.status == "proven"
 
     @property
-    def failed(self) -> bool:
-        """Return whether an exchange ran as pinned and did not give the other arm: the set is settled, not proven."""
-        ran = ((self.restored, self.restores_bits), (self.induced, self.induces_bits))
-        return any(trace.refused is None and pin_not_taken(trace) is None and not bits for trace, bits in ran)
-
-    @property
-    def refused(self) -> str | None:
-        """Return why one of the exchanges could not be executed."""
-        return self.restored.refused or self.induced.refused
+    def why_not(self) -> str | None:
+        """Return why an exchange gave nothing to compare, or the first pin that did not take."""
+        missing = (trace.missing for trace in (self.restored, self.induced) if trace.missing not in (None, NOT_NEEDED))
+        return next(missing, None) or self.mismatch
 
     @property
     def mismatch(self) -> str | None:
@@ -52,7 +65,7 @@ class Swap:
 
 def pin_not_taken(trace: Trace) -> str | None:
     """Return 'factor: asked, seen' for the first factor that was read back with another value, or not at all."""
-    if trace.refused is not None:
+    if trace.missing is not None:
         return None
     for name, value in sorted(trace.plan.items()):
         if trace.observed.get(name) != value:
@@ -60,81 +73,135 @@ def pin_not_taken(trace: Trace) -> str | None:
     return None
 
 
+@dataclass(frozen=True)
+class Done:
+    """A trial under the name of its part in the proof; parts that share an execution share its number."""
+
+    name: str
+    treatment: Treatment
+    trace: Trace
+    execution: int
+
+
 class Bench:
     """Runs trials of one case. `incident`, `reference` and `count` are set once the controls have passed."""
 
     def __init__(self, case: Case, run: Run, say: Callable[[str], None] = lambda _line: None) -> None:
         self.case, self._run, self.say = case, run, say
-        self.done: list[tuple[str, Trace]] = []
+        self.done: list[Done] = []
+        self.executed, self.seconds = 0, 0.0
+        self.limit = MAX_TRIALS
         self.count = 0
         self.incident: Trace | None = None
         self.reference: Trace | None = None
+        self._known: dict[str, Done] = {}
 
-    def run(self, named: Sequence[tuple[str, Plan]]) -> list[Trace]:
-        """Run plans under names."""
-        for number, (name, _) in enumerate(named, len(self.done) + 1):
-            self.say(f"trial {number}: {name}")
-        traces = self._run([plan for _, plan in named])
-        self.done += zip((name for name, _ in named), traces, strict=True)
-        return traces
-
-    def swaps(self, sets: Sequence[tuple[str, ...]]) -> list[Swap]:
-        """Run both exchanges of each set, all in one go."""
-        incident, reference = self.case.incident, self.case.reference
-        plans = [
-            (
-                (f"restored: incident with {', '.join(names)} of the reference", exchange(incident, reference, names)),
-                (f"induced: reference with {', '.join(names)} of the incident", exchange(reference, incident, names)),
-            )
-            for names in sets
-        ]
-        traces = self.run(list(chain.from_iterable(plans)))
-        return [
-            self._swap(names, *pair)
-            for names, pair in zip(sets, zip(traces[::2], traces[1::2], strict=True), strict=True)
-        ]
-
-    def _swap(self, names: tuple[str, ...], restored: Trace, induced: Trace) -> Swap:
+    @property
+    def arms(self) -> tuple[Trace, Trace]:
+        """Return what the incident's and the reference's plan gave."""
         assert self.incident
         assert self.reference
-        token = {arm: trace.same_tokens(arm_trace, self.count) for arm, trace, arm_trace in (
-            ("restored", restored, self.reference), ("induced", induced, self.incident))}  # fmt: skip
+        return self.incident, self.reference
+
+    def trial(self, name: str, treatment: Treatment | Plan) -> Trace:
+        """Execute a treatment under a name, or remember it where it has run. Beyond the budget nothing runs."""
+        wanted = treatment if isinstance(treatment, Treatment) else Treatment(treatment)
+        known = self._known.get(wanted.key())
+        if known is None and self.executed >= self.limit:
+            return Trace(wanted.plan, failed=SPENT)
+        if known is None:
+            self.executed += 1
+            self.say(f"trial {self.executed}: {name}")
+            started = time.monotonic()
+            trace = self._run(self.case, wanted)
+            self.seconds += time.monotonic() - started
+            if trace.missing:
+                self.say(f"trial {self.executed} gave nothing: {trace.missing}")
+            known = self._known[wanted.key()] = Done(name, wanted, trace, self.executed)
+        self.done.append(replace(known, name=name))
+        return known.trace
+
+    def known(self, plan: Plan) -> Trace | None:
+        """Return what a plan gave if it has run, without running it."""
+        found = self._known.get(Treatment(plan).key())
+        return found.trace if found else None
+
+    def settle(self, incident: Trace, reference: Trace) -> bool:
+        """Take the two arms; return whether their tokens differ. From here on trials end at the flip."""
+        self.incident, self.reference = incident, reference
+        shared = shared_start(incident.tokens, reference.tokens)
+        shorter = min(len(incident.tokens), len(reference.tokens))
+        self.count = min(shared + 1, shorter)
+        if shared < shorter:
+            arms = [replace(arm, output_token_ids=trace.tokens) for arm, trace in
+                    ((self.case.incident, incident), (self.case.reference, reference))]  # fmt: skip
+            self.case = replace(self.case, flip_index=shared, incident=arms[0], reference=arms[1])
+        return shared < shorter
+
+    def factors(self) -> tuple[str, ...]:
+        """Return the factors that differ on record, without those that follow another one."""
+        differing = self.case.differing_factors()
+        return tuple(name for name in sorted(differing) if FOLLOWS.get(name) not in differing)
+
+    def plans(self) -> Arms:
+        """Return both arms' plans as recorded."""
+        return self.case.incident.plan, self.case.reference.plan
+
+    def swap(self, names: Sequence[str], arms: Arms | None = None, *, thorough: bool = True, note: str = "") -> Swap:
+        """Run both exchanges of a set; not thorough: the second only where the first has not settled it.
+
+        arms: plans to exchange between, default those on record; note: what is special about them.
+        """
+        incident, reference = arms or self.plans()
+        text = ", ".join(names)
+        back, forth = exchange(incident, reference, names), exchange(reference, incident, names)
+        restored = self.trial(f"restored: incident with {text} of the reference{note}", back)
+        gave = not restored.missing and not restored.same_bits(self.arms[1], self.count) and not pin_not_taken(restored)
+        induced = Trace(forth, failed=NOT_NEEDED)
+        if thorough or not gave:
+            induced = self.trial(f"induced: reference with {text} of the incident{note}", forth)
+        return self._compare(tuple(names), restored, induced)
+
+    def _compare(self, names: tuple[str, ...], restored: Trace, induced: Trace) -> Swap:
+        incident, reference = self.arms
+        back, forth = restored.same_tokens(reference, self.count), induced.same_tokens(incident, self.count)
         return Swap(
             names,
             restored,
             induced,
-            token["restored"] and restored.same_bits(self.reference, self.count),
-            token["induced"] and induced.same_bits(self.incident, self.count),
-            token["restored"],
-            token["induced"],
+            back and restored.same_bits(reference, self.count),
+            forth and induced.same_bits(incident, self.count),
+            back,
+            forth,
         )
-
-    def racing(self) -> bool:
-        """Return whether any process gave other bits when it ran its first plan again."""
-        return any(trace.repeatable is False for _, trace in self.done)
 
     def filed(self) -> tuple[Ran, ...]:
         """Return all trials as the verdict files them."""
-        return tuple(self._filed(name, trace) for name, trace in self.done)
+        return tuple(self._filed(one) for one in self.done)
 
-    def _filed(self, name: str, trace: Trace) -> Ran:
-        known = trace.refused is None and self.incident is not None and self.reference is not None and self.count
+    def _filed(self, one: Done) -> Ran:
+        trace, treatment = one.trace, one.treatment
+        known = trace.missing is None and self.incident is not None and self.reference is not None and self.count
         return Ran(
-            name,
-            trace.plan,
-            trace.observed,
-            trace.details,
-            trace.tokens,
-            trace.logits_sha256,
-            self._equals(trace, Trace.same_tokens) if known else None,
-            self._equals(trace, Trace.same_bits) if known else None,
-            trace.refused,
+            name=one.name,
+            execution=one.execution,
+            plan=trace.plan,
+            history=treatment.history,
+            switch=treatment.switch if treatment.history is not None else None,
+            observed=trace.observed,
+            details=trace.details,
+            tokens=trace.tokens,
+            logits_sha256=trace.logits_sha256,
+            tokens_equal=self._equals(trace, Trace.same_tokens) if known else None,
+            bits_equal=self._equals(trace, Trace.same_bits) if known else None,
+            contrast=trace.contrast,
+            refused=trace.refused,
+            failed=trace.failed,
         )
 
     def _equals(self, trace: Trace, same: Callable[[Trace, Trace, int], bool]) -> str:
-        assert self.incident
-        assert self.reference
-        pair = same(trace, self.incident, self.count), same(trace, self.reference, self.count)
+        incident, reference = self.arms
+        pair = same(trace, incident, self.count), same(trace, reference, self.count)
         return {(True, True): "both", (True, False): "incident", (False, True): "reference"}.get(pair, "neither")
 
 
@@ -143,14 +210,15 @@ def covered(name: str, names: Sequence[str]) -> bool:
     return name in names or FOLLOWS.get(name) in names
 
 
-def exchange(arm: Arm, other: Arm, names: Sequence[str]) -> Plan:
-    """Return the arm's plan with the named factors as the other arm has them; what is not on record is left unset.
+def exchange(plan: Plan, other: Plan, names: Sequence[str]) -> Plan:
+    """Return the plan with the named factors, and what follows them, as the other has them; not on record: unset.
 
-    A position exists only inside a launch: where S shrinks the launch below it, the request takes the last row.
+    Where S shrinks the launch below the request's position and the other plan names none, it takes the last row.
     """
-    plan = {name: value for name, value in arm.plan.items() if name not in names}
-    plan |= {name: other.plan[name] for name in names if name in other.plan}
-    rows, row = plan.get("batch.rows"), plan.get("batch.row")
-    if "batch.row" not in names and rows is not None and row is not None and int(row) >= int(rows):
-        plan["batch.row"] = str(int(rows) - 1)
-    return plan
+    taken = {*names, *(name for name, leader in FOLLOWS.items() if leader in names and name in other)}
+    mixed = {name: value for name, value in plan.items() if name not in taken}
+    mixed |= {name: other[name] for name in taken if name in other}
+    rows, row = mixed.get("batch.rows"), mixed.get("batch.row")
+    if "batch.row" not in taken and rows is not None and row is not None and int(row) >= int(rows):
+        mixed["batch.row"] = str(int(rows) - 1)
+    return mixed

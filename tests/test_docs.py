@@ -36,8 +36,12 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 def test_every_factor_of_the_room_is_in_the_documentation() -> None:
     import replay.factors
+    from replay.catalogue import factors
+    from replay.factors import file_of
 
     text = (ROOT / "docs" / "replay.md").read_text(encoding="utf-8")
     for name in names(replay.factors):
-        room, _, rest = name.partition("_")
-        assert f"`{room}.{rest}`" in text, name
+        own = [one for one in factors() if file_of(one) == name]
+        written = {re.sub(r"^gemm\.(q|k|v|o|gate|up|down|lm_head)\.", "gemm.<role>.", one) for one in own}
+        assert written, name
+        assert all(f"`{one}`" in text for one in written), written

@@ -29,7 +29,7 @@ def held_out_prompts(model_dir: Path) -> IntLists:
     texts = [END + text for text in documents() if is_held_out(text)]
     rows = [ids for ids in tokenizer(texts, verbose=False)["input_ids"] if len(ids) >= LONGEST]
     span = LONGEST - SHORTEST + 1
-    return [ids[: SHORTEST + 37 * i % span] for i, ids in enumerate(rows[:: len(rows) // PROMPTS][:PROMPTS])]
+    return [ids[: SHORTEST + 37 * i % span] for i, ids in enumerate(rows[:: max(1, len(rows) // PROMPTS)][:PROMPTS])]
 
 
 def continue_greedily(model: PreTrainedModel, prompts: IntLists, batch: int) -> tuple[IntLists, int]:

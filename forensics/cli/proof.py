@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from forensics.cli.app import STORE, Against, Db, ReqId, app, examples, limits, opened, refuse_store
+from forensics.cli.app import (
+    STORE,
+    Against,
+    AsList,
+    Db,
+    ListFormat,
+    ReqId,
+    app,
+    examples,
+    limits,
+    opened,
+    refuse_store,
+)
 from forensics.console import say, table
 from forensics.errors import ForensicsError
 
@@ -55,7 +67,8 @@ def replay(
     against: Against = None,
     model: Annotated[Path | None, typer.Option("--model", help="Folder of the model, if not where it was.")] = None,
     python: Annotated[str, typer.Option("--python", help="Interpreter with torch and transformers.")] = sys.executable,
-    timeout: Annotated[float, typer.Option("--timeout", help="Seconds that one child process may take.")] = 600.0,
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds that one trial may take.")] = 600.0,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Times that the incident runs again.")] = 2,
     db: Db = STORE,
 ) -> None:
     """Execute the effective request again under forced factors of the plan, and file the verdict."""
@@ -69,13 +82,15 @@ def replay(
     with opened(db) as store:
         built = build_case(store, assemble(store, req_id, against, limits()))
     arguments = [word for pin in pin_algo or [] for word in ("--pin-algo", pin)]
-    arguments += ["--timeout", str(timeout), *(["--model", str(model)] if model else [])]
+    arguments += ["--timeout", str(timeout), "--repeats", str(repeats), *(["--model", str(model)] if model else [])]
     done = run(built, db.parent / f"{db.stem}-verdicts", python, arguments)
     verdict = parse(done.document, str(done.path))
-    rows = [[one.name, one.tokens_equal, one.bits_equal, one.refused] for one in verdict.trials]
+    rows = [[one.name, one.tokens_equal, one.bits_equal, one.refused or one.failed] for one in verdict.trials]
     if rows:
-        table(["trial", "tokens equal to", "bits equal to", "refused because"], rows)
+        table(["trial", "tokens equal to", "bits equal to", "no result because"], rows)
     print(printable(f"{verdict.outcome}: {verdict.claim}", 2000))
+    for finding in verdict.findings:
+        print(printable(finding, 2000))
     for limit in verdict.limits:
         say(f"limit: {printable(limit)}")
     try:
@@ -87,3 +102,18 @@ def replay(
     again = [f"--against={against}"] if against else []
     say(f"filed {done.path}; next: {command('explain', *again, request=req_id)}")
     raise typer.Exit(done.exit_code)
+
+
+@app.command(epilog=examples("forensics doctor", "forensics doctor --model MODEL --format json"))
+def doctor(
+    model: Annotated[
+        Path | None, typer.Option("--model", help="Folder of a model to try it on; default: two random layers.")
+    ] = None,
+    python: Annotated[str, typer.Option("--python", help="Interpreter with torch and transformers.")] = sys.executable,
+    show: AsList = ListFormat.table,
+) -> None:
+    """Pin every factor of the plan on this machine and read it back: what a replay here can honour."""
+    from forensics.doctor import COLUMNS, examine
+
+    found = examine(python, str(model) if model else None)
+    table(COLUMNS, [[one[name] for name in COLUMNS] for one in found], as_json=show is ListFormat.json)

@@ -1,6 +1,6 @@
 """Run a request again under a plan, in static padded batches of transformers; and `install`, the recorder.
 
-`python -m replay.engines.transformers` is the child of replay/trial.py: one JSON job on stdin, JSON lines out.
+`python -m replay.engines.transformers` is the child of replay/children.py: lines of JSON in, a line of JSON out each.
 """
 
 from __future__ import annotations
@@ -12,83 +12,86 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
 from replay.case import Case, CaseError, Plan
 from replay.casefile import case_from
-from replay.engines.transformers_facts import dtype_name
-from replay.engines.transformers_hooks import Call, Launch, row_sha256, top_logits
+from replay.engines.transformers_history import CacheSwitch, Enough, Snapshot
+from replay.engines.transformers_hooks import Call
 from replay.engines.transformers_hooks import install as watch
-from replay.engines.transformers_launch import PaddedBatch, build
+from replay.engines.transformers_launch import PaddedBatch, build, prefilled
+from replay.engines.transformers_linear import forced
+from replay.engines.transformers_model import Models, out_of_memory
 from replay.engines.transformers_record import install, plan_facts, request_ids
-from replay.factors import Evidence, Setup, Unpinnable, factor
+from replay.engines.transformers_trial import Trial
+from replay.factors import Setup, Unpinnable, factor
 from replay.host import facts, torch_facts
-from replay.trial import OUT_OF_MEMORY, Trace
+from replay.trial import OUT_OF_MEMORY, Trace, Treatment
 
 __all__ = ["Engine", "install", "main", "plan_facts", "request_ids"]
 
-TOP = 4
-PROFILED_LAUNCHES = 2
 KNOWN_CONFIG = ("temperature", "max_tokens", "stop_token_ids")
 
 
 class Engine:
     """A model on this machine, and the recorder's own hooks reporting into memory."""
 
-    def __init__(self, case: Case, model_path: str) -> None:
-        self.case, self.model_path = case, model_path
-        self.models: dict[str, Any] = {}
+    def __init__(self, case: Case | None, model_path: str) -> None:
+        self._case = case
+        self.models = Models(model_path)
         self.trial: Trial | None = None
         self.stop = watch(self._listen, lambda hook: hook)  # a fault must fail the trial, not be counted
 
-    def _listen(self, call: Call) -> Trial | None:
+    @property
+    def case(self) -> Case:
+        """Return the case whose request runs."""
+        assert self._case is not None
+        return self._case
+
+    @case.setter
+    def case(self, case: Case) -> None:
+        self._case = case
+
+    def _listen(self, _call: Call) -> Trial | None:
         return self.trial
 
-    def load(self, dtype: str) -> Any:
-        """Return the model in a dtype, loaded once. Raises CaseError when it cannot be read."""
-        if dtype not in self.models:
-            from transformers import AutoModelForCausalLM, GenerationConfig
-
-            if not isinstance(known := getattr(torch, dtype, None), torch.dtype):
-                raise CaseError(f"engine.dtype: torch knows no dtype {dtype!r}")
-            try:
-                model = AutoModelForCausalLM.from_pretrained(self.model_path, dtype=known).eval()
-            except Exception as fault:
-                if out_of_memory(fault):
-                    raise
-                why = f"{type(fault).__name__}: {next(iter(str(fault).strip().splitlines()), '')}"
-                raise CaseError(f"no model can be loaded from {self.model_path} ({why}); see --model DIR") from None
-            model.generation_config = GenerationConfig()  # the request's configuration decides, not the model's
-            self.models[dtype] = model.to("cuda") if torch.cuda.is_available() else model
-        return self.models[dtype]
-
-    def run(self, plan: Plan) -> Trace:
-        """Return what the plan gives, or a refused trace."""
+    def run(self, treatment: Treatment | Plan) -> Trace:
+        """Return what the treatment gives, or a refused trace."""
+        given = treatment if isinstance(treatment, Treatment) else Treatment(treatment)
         try:
-            return self._run(plan)
+            snapshot: Snapshot | None = None
+            if given.history is not None:
+                taken = self._run(given.history, given.switch, None)
+                assert isinstance(taken, list)
+                snapshot = taken
+            trace = self._run(given.plan, given.switch if snapshot else None, snapshot)
+            assert isinstance(trace, Trace)
         except Unpinnable as reason:
-            return Trace(plan=plan, refused=str(reason))
+            return Trace(plan=given.plan, refused=str(reason))
+        return trace
 
-    def _run(self, plan: Plan) -> Trace:
-        setup = Setup(load=self.load, model=self.load(str(self.case.engine.get("dtype") or "bfloat16")))
+    def _run(self, plan: Plan, switch: int | None, snapshot: Snapshot | None) -> Trace | Snapshot:
+        """Run the plan; with a switch and no snapshot only up to it, and return the cache there."""
+        model = self.models.load(str(self.case.engine.get("dtype") or "bfloat16"))
+        setup = Setup(load=self.models.load, model=model, prompt=len(self.case.token_ids))
         with ExitStack() as stack:
             for name in sorted(plan, key=lambda name: (name != "dtype.weights", name)):
                 stack.enter_context(factor(name).pin(plan[name], setup))
-            config, model = self._generation_config(setup.model), setup.model
-            batch = build(self.case, setup, model.config.get_text_config().vocab_size, config.pad_token_id)
-            self.trial = Trial(batch, self.case.token_ids, model)
+            stack.enter_context(forced(setup))
+            batch = build(self.case, setup)
+            trial = Trial(self.case, batch, setup)
+            stack.callback(trial.end)
+            change = None
+            if switch is not None:
+                change = CacheSwitch(switch, batch.padding, batch.row, snapshot)
+                stack.callback(setup.model.register_forward_pre_hook(change, with_kwargs=True).remove)
             try:
-                model.generate(
-                    batch.input_ids.to(model.device),
-                    attention_mask=batch.padding.to(model.device),
-                    generation_config=config,
-                    logits_processor=setup.processors,
-                )
-            finally:
-                trial, self.trial = self.trial, None
-                trial.close()
-            trial.evidence.report = torch.__config__.parallel_info() + torch.__config__.show()
-        seen = {name: factor(name).observe(trial.evidence) for name in plan}
+                self._generate(batch, setup, trial)
+            except Enough:
+                assert change is not None
+                return change.taken
+            if change is not None and snapshot is None:
+                raise Unpinnable(f"history: the run ended before pass {switch}")
+            trial.close()
+            seen = {name: factor(name).observe(trial.evidence) for name in plan}
         return Trace(
             plan=plan,
             tokens=tuple(trial.tokens),
@@ -97,111 +100,74 @@ class Engine:
             top_logits=tuple(tuple(values) for _, values in trial.tops),
             observed={name: value for name, value in seen.items() if value is not None},
             details=trial.details(),
+            contrast=trial.contrast,
         )
 
-    def _generation_config(self, model: Any) -> Any:
+    def _generate(self, batch: PaddedBatch, setup: Setup, trial: Trial) -> None:
+        config, model = self._generation_config(setup), setup.model
+        ids, padding = batch.input_ids.to(model.device), batch.padding.to(model.device)
+        self.trial = trial
+        try:
+            model.generate(
+                ids,
+                attention_mask=padding,
+                generation_config=config,
+                logits_processor=setup.processors,
+                past_key_values=prefilled(model, ids, padding, setup),
+            )
+        finally:
+            self.trial = None
+
+    def _generation_config(self, setup: Setup) -> Any:
         from transformers import GenerationConfig
 
         wanted = {name: value for name, value in self.case.decode_cfg.items() if name not in KNOWN_CONFIG}
         unknown = [name for name in wanted if not hasattr(GenerationConfig(), name)]
         if unknown:
             raise Unpinnable(f"the decode configuration holds {', '.join(unknown)}, which cannot be applied here")
-        pad = model.config.get_text_config().pad_token_id
+        pad = setup.model.config.get_text_config().pad_token_id
         return GenerationConfig(
             do_sample=False,
             max_new_tokens=self.case.horizon(),
             eos_token_id=self.case.decode_cfg.get("stop_token_ids"),
             pad_token_id=0 if pad is None else pad,
+            use_cache=setup.use_cache,
             **wanted,
         )
 
 
-class Trial:
-    """Listens to one `generate` call: the request's row at every token, the profiler over the first passes."""
-
-    def __init__(self, batch: PaddedBatch, target: tuple[int, ...], model: Any) -> None:
-        self.batch = batch
-        layers = sum(isinstance(module, torch.nn.Linear) for module in model.modules())
-        self.evidence = Evidence(row=batch.row, target=target, neighbours=batch.recorded, linear_layers=layers)
-        self.tokens: list[int] = []
-        self.hashes: list[str] = []
-        self.tops: list[tuple[list[int], list[float]]] = []
-        self.finished = False
-        self.profiler: Any = torch.profiler.profile(record_shapes=True)
-        self.profiler.start()
-
-    def launched(self, launch: Launch) -> None:
-        """Keep what was launched."""
-        self.evidence.launches.append(launch)
-
-    def chosen(self, tokens: torch.Tensor, done: torch.Tensor) -> None:
-        """Take the request's token and logits; the profiler stops after the first passes."""
-        launch = self.evidence.launches[-1]
-        if self.profiler is not None and len(self.evidence.launches) == PROFILED_LAUNCHES:
-            self.close()
-        if self.finished:
-            return
-        row = launch.logits[self.batch.row]
-        self.tokens.append(int(tokens[self.batch.row]))
-        self.hashes.append(row_sha256(row))
-        self.tops.append(top_logits(row, TOP))
-        self.finished = bool(done[self.batch.row])
-
-    def ended(self) -> None:
-        """The loop is over; `close` follows in any case."""
-
-    def close(self) -> None:
-        """Stop the profiler and keep its operators."""
-        if self.profiler is None:
-            return
-        profiler, self.profiler = self.profiler, None
-        profiler.stop()
-        self.evidence.operators = [(event.name, event.input_shapes) for event in profiler.events()]
-        self.evidence.profiled_launches = len(self.evidence.launches)
-
-    def details(self) -> dict[str, Any]:
-        """Return the launch as it was seen, for the reader of a verdict."""
-        first = self.evidence.launches[0]
-        attention = sorted({name for name, _ in self.evidence.operators if "scaled_dot_product" in name})
-        return {
-            "rows": first.rows,
-            "width": first.width,
-            "mask_path": first.mask_path,
-            "neighbours": self.batch.neighbours,
-            "attention_operators": attention,
-            "gemm_calls": sum(name in ("aten::mm", "aten::addmm") for name, _ in self.evidence.operators),
-            "logit_dtype": dtype_name(first.logits.dtype),
-        }
-
-
 def main() -> int:
-    """Read the job, run its plans, write one line each. Everything that libraries print goes to stderr.
+    """Answer each line: first what machine this is, then every treatment. What libraries print goes to stderr.
 
-    What the input is to blame for is answered with a line of its own: {"fault": what and what to do}.
+    What the input is to blame for is answered with {"fault": what and what to do}, and ends the process.
     """
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    job = json.loads(sys.stdin.buffer.read())
+    engine: Engine | None = None
     with answers:
-        try:
-            engine = Engine(case_from(job["case"], "case"), job["model_path"])
-            _send(answers, {"host": facts() | {"torch": torch_facts()}})
-            for plan in job["plans"]:
-                _send(answers, {"trace": asdict(engine.run(plan))})
-        except CaseError as fault:
-            _send(answers, {"fault": str(fault)})
-        except (MemoryError, RuntimeError) as fault:
-            if not out_of_memory(fault):
-                raise
-            _send(answers, {"fault": OUT_OF_MEMORY})
+        for line in sys.stdin.buffer:
+            request = json.loads(line)
+            try:
+                if engine is None:
+                    engine = Engine(None, request["model_path"])
+                    _send(answers, {"host": facts() | {"torch": torch_facts()}})
+                    continue
+                if "case" in request:
+                    engine.case = case_from(request["case"], "case")
+                _send(answers, {"trace": asdict(_answer(engine, Treatment(**request["treatment"])))})
+            except CaseError as fault:
+                _send(answers, {"fault": str(fault)})
+                break
     return 0
 
 
-def out_of_memory(fault: Exception) -> bool:
-    """Return whether a device or the host had no memory left; torch says so in words."""
-    return isinstance(fault, MemoryError) or any(
-        words in str(fault) for words in ("out of memory", "can't allocate memory")
-    )
+def _answer(engine: Engine, treatment: Treatment) -> Trace:
+    try:
+        return engine.run(treatment)
+    except (MemoryError, RuntimeError) as fault:
+        if not out_of_memory(fault):
+            raise
+        return Trace(plan=treatment.plan, failed=OUT_OF_MEMORY)
 
 
 def _send(file: Any, document: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -27,11 +27,16 @@ class PaddedBatch:
     recorded: list[tuple[int, ...]] | None
 
 
-def build(case: Case, setup: Setup, vocabulary: int, pad_id: int) -> PaddedBatch:
+def build(case: Case, setup: Setup) -> PaddedBatch:
     """Return the batch. Raises Unpinnable when the pins contradict each other, CaseError for ids of another model."""
+    text = setup.model.config.get_text_config()
+    vocabulary, pad_id = text.vocab_size, 0 if text.pad_token_id is None else text.pad_token_id
     if setup.row >= setup.rows:
         raise Unpinnable(f"batch.row={setup.row}: a launch of {setup.rows} rows has no such row")
-    width = setup.left_pad + len(case.token_ids)
+    width = setup.left_pad + len(case.token_ids) + setup.right_pad
+    check_passes(setup, len(case.token_ids))
+    if setup.launch_tokens not in (None, total := setup.rows * width):
+        raise Unpinnable(f"batch.launch_tokens={setup.launch_tokens}: {setup.rows} rows of {width} make {total}")
     if fault := launch_fault(setup.rows, width):
         raise Unpinnable(f"batch.rows={setup.rows}, batch.left_pad={setup.left_pad}: {fault}")
     recorded = next((rows for arm in (case.incident, case.reference) if (rows := _recorded(arm, setup, width))), None)
@@ -50,11 +55,47 @@ def build(case: Case, setup: Setup, vocabulary: int, pad_id: int) -> PaddedBatch
         others = [tuple(ids) for ids in filler.tolist()]
     rows = [*others[: setup.row], case.token_ids, *others[setup.row :]]
     _check_vocabulary(case, rows, vocabulary)
-    ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows])
-    padding = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    after = [setup.right_pad if index == setup.row else 0 for index in range(setup.rows)]
+    padded = list(zip(rows, after, strict=True))
+    ids = torch.tensor([[pad_id] * (width - len(row) - end) + list(row) + [pad_id] * end for row, end in padded])
+    padding = torch.tensor([[0] * (width - len(row) - end) + [1] * len(row) + [0] * end for row, end in padded])
     if setup.mask_path == "implicit" and not bool(padding.all()):
-        raise Unpinnable("batch.mask_path=implicit: a launch with left padding needs an explicit mask")
+        raise Unpinnable("batch.mask_path=implicit: a launch with padding needs an explicit mask")
     return PaddedBatch(ids, padding, setup.row, kind if setup.rows > 1 else "none", recorded)
+
+
+def check_passes(setup: Setup, prompt: int) -> None:
+    """Check what the prompt is cut into. Raises Unpinnable."""
+    if not setup.chunks and not setup.cached_prefix:
+        return
+    name = "prefill.chunks" if setup.chunks else "prefill.cached_prefix"
+    if setup.chunks and setup.cached_prefix:
+        raise Unpinnable("prefill.chunks and prefill.cached_prefix: together this version cannot tell them apart")
+    if setup.left_pad or setup.right_pad or setup.gemm_rows or not setup.use_cache:
+        raise Unpinnable(f"{name}: not together with padding, forced GEMM rows or decoding by recomputation")
+    if setup.chunks and sum(setup.chunks) != prompt:
+        raise Unpinnable(f"{name}: the chunks add up to {sum(setup.chunks)}, the prompt has {prompt} tokens")
+    if setup.cached_prefix >= prompt:
+        raise Unpinnable(
+            f"{name}={setup.cached_prefix}: the prompt has {prompt} tokens, and one must be left to compute"
+        )
+
+
+def prefilled(model: Any, ids: torch.Tensor, padding: torch.Tensor, setup: Setup) -> Any:
+    """Run the prompt's passes before the last one; return their cache, None where there is only one pass."""
+    lengths = setup.chunks[:-1] if setup.chunks else (setup.cached_prefix,) if setup.cached_prefix else ()
+    if not lengths:
+        return None
+    from transformers import DynamicCache
+
+    cache, start = DynamicCache(config=model.config), 0
+    with torch.no_grad():
+        for length in lengths:
+            end = start + length
+            model(input_ids=ids[:, start:end], attention_mask=padding[:, :end], past_key_values=cache, use_cache=True,
+                  logits_to_keep=1)  # fmt: skip
+            start = end
+    return cache
 
 
 def _check_vocabulary(case: Case, rows: list[tuple[int, ...]], vocabulary: int) -> None:

@@ -126,7 +126,7 @@ class StaticCall:
     def _write_batch(self, step: int, launch: Launch, counts: dict[int, tuple[int, int]]) -> None:
         text = self.call.model.config.get_text_config()
         keys = launch.cache_length + launch.width
-        use_cache = launch.cache_length > 0 or launch.width <= self.width
+        use_cache = self.call.config.use_cache is not False
         self.run.recorder.write(
             "batch",
             engine_step=step,

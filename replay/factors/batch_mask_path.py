@@ -29,7 +29,8 @@ def observe(evidence: Evidence) -> str | None:
     """Return the path from the mask argument of the attention operator; for eager attention, from its module."""
     calls = evidence.shapes("aten::scaled_dot_product_attention")
     if calls:
-        paths = {"explicit" if shapes[3] else "implicit" for shapes in calls}
+        first_only = evidence.launches[0].cache_length > 0  # later chunks of a prompt always come with a mask
+        paths = {"explicit" if shapes[3] else "implicit" for shapes in (calls[:1] if first_only else calls)}
     else:
         paths = {launch.mask_path for launch in evidence.launches}
     return paths.pop() if len(paths) == 1 else None

@@ -14,6 +14,8 @@ def pin(value: str, setup: Setup) -> Iterator[None]:
 
 
 def observe(evidence: Evidence) -> str | None:
-    """Return the row that tokens were read from, if its ids really are the request's."""
-    ids = evidence.launches[0].input_ids[evidence.row].tolist()
-    return str(evidence.row) if tuple(ids[len(ids) - len(evidence.target) :]) == evidence.target else None
+    """Return the row that tokens were read from, if its ids are the request's, or its last ones in a later chunk."""
+    ids, target = evidence.launches[0].input_ids[evidence.row].tolist(), list(evidence.target)
+    whole = any(ids[start : start + len(target)] == target for start in range(len(ids) - len(target) + 1))
+    tail = evidence.launches[0].cache_length > 0 and target[len(target) - len(ids) :] == ids
+    return str(evidence.row) if whole or tail else None

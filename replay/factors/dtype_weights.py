@@ -14,5 +14,5 @@ def pin(value: str, setup: Setup) -> Iterator[None]:
 
 
 def observe(evidence: Evidence) -> str | None:
-    """Return the dtype in which logits left the model."""
-    return str(evidence.launches[0].logits.dtype).removeprefix("torch.")
+    """Return the dtype of the final hidden state, which all layers before the output head have worked on."""
+    return evidence.hidden_dtype

@@ -32,9 +32,9 @@ class World:
         self.observed, self.refuse = observed or (lambda plan: dict(plan)), refuse or (lambda plan: None)
         self.host, self.kept = host or {}, []
 
-    def __call__(self, plans):
-        self.kept += plans
-        return [self._trace(plan) for plan in plans]
+    def __call__(self, _case, treatment):
+        self.kept.append(treatment.plan)
+        return self._trace(treatment.plan)
 
     def _trace(self, plan):
         if reason := self.refuse(plan):

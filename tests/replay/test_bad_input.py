@@ -11,7 +11,8 @@ from replay import trial
 from replay.__main__ import main
 from replay.case import Arm, CaseError
 from replay.casefile import case_from
-from replay.trial import TrialError, run_trials, unsupported
+from replay.children import Children
+from replay.trial import Treatment, TrialError, unsupported
 
 BELL = "\x1b]0;owned\x07\u202e"
 
@@ -126,7 +127,8 @@ def test_a_flip_far_beyond_the_record_does_not_hang(replay):
 
 
 def test_a_pin_cannot_ask_for_a_launch_that_fills_the_machine(model_path):
-    (trace,) = run_trials(make_case(), [{"batch.rows": "100000000"}], model_path=model_path)
+    with Children(model_path) as children:
+        trace = children.run(make_case(), Treatment({"batch.rows": "100000000"}))
     assert "a launch of 100000000 rows of 3 tokens" in trace.refused
 
 
@@ -206,37 +208,42 @@ def test_memory_that_runs_out_is_bad_input(replay, interpreter):
         RuntimeError("CUDA out of memory. Tried to allocate 80 GiB"),
     ],
 )
-def test_the_child_knows_when_memory_ran_out(fault, monkeypatch, tmp_path):
+def test_memory_that_runs_out_is_an_outcome_of_that_trial(fault, monkeypatch, tmp_path):
     import io
     import os
 
     from replay.engines import transformers
 
-    def run(self, plan):
-        raise fault
+    def run(self, treatment):
+        if treatment.plan:
+            raise fault
+        return trial.Trace(plan={}, tokens=(7,))
 
-    job = json.dumps({"case": document(), "plans": [{}], "model_path": "m"})
+    lines = [{"model_path": "m"}, {"case": document(), "treatment": {"plan": {"cpu.threads": "1"}}},
+             {"treatment": {"plan": {}}}]  # fmt: skip
+    job = "".join(json.dumps(line) + "\n" for line in lines)
     monkeypatch.setattr(transformers.Engine, "run", run)
-    monkeypatch.setattr(transformers.Engine, "__init__", lambda self, case, path: None)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(job.encode())))
     answers = tmp_path / "answers"
     monkeypatch.setattr(os, "dup", lambda _number: os.open(answers, os.O_WRONLY | os.O_CREAT))
     monkeypatch.setattr(os, "dup2", lambda _from, _to: None)
     assert transformers.main() == 0
-    assert json.loads(answers.read_text().splitlines()[-1]) == {"fault": trial.OUT_OF_MEMORY}
+    _, bad, good = (json.loads(line) for line in answers.read_text().splitlines())
+    assert bad["trace"]["failed"] == trial.OUT_OF_MEMORY
+    assert good["trace"]["tokens"] == [7]
 
 
 def test_a_timeout_says_what_it_covers(replay, interpreter):
     code, said = replay(document(), "--python", interpreter("printf '{\"trac'; exec sleep 60"), "--timeout", "0.5")
     assert code == 4
-    assert "no answer within 0.5 s (--timeout, which covers one child process" in said
+    assert "no answer within 0.5 s (--timeout, which covers one trial" in said
 
 
 def test_a_child_that_fails_for_reasons_of_its_own_stays_undecided(interpreter):
-    with pytest.raises(TrialError) as caught:
-        run_trials(make_case(), [{}], model_path="m", python=interpreter("exit 7"))
+    with pytest.raises(TrialError) as caught, Children("m", python=interpreter("exit 7")) as children:
+        children.run(make_case(), Treatment({}))
     assert caught.value.exit_code == 4
-    assert "code 7 after 0 of 2 trials; it wrote nothing to stderr" in str(caught.value)
+    assert "code 7; it wrote nothing to stderr" in str(caught.value)
 
 
 @pytest.mark.parametrize("rule", ["sample", "beam", ""])

@@ -9,7 +9,7 @@ from replay_worlds import make_case
 
 from replay.case import Arm, Row
 from replay.catalogue import environment, factors
-from replay.factors import gemm_k_split
+from replay.factors import Setup, Unpinnable, factor, file_of, gemm_k_split
 
 FOLDER = Path(gemm_k_split.__file__).parent
 PLAN = {
@@ -37,7 +37,7 @@ def run(model_path):
 
 def test_a_file_is_a_factor_that_the_catalogue_calls_pinnable():
     files = {path.stem for path in FOLDER.glob("*.py")} - {"__init__"}
-    pinnable = {name.replace(".", "_") for name, entry in factors().items() if "transformers" in entry["pinnable"]}
+    pinnable = {file_of(name) for name, entry in factors().items() if "transformers" in entry["pinnable"]}
     assert files == pinnable
 
 
@@ -86,6 +86,18 @@ def test_what_is_pinned_is_read_back(run, changes):
         ({"gemm.k_split": "100000"}, "fewer than 100000 input features"),
         ({"cpu.aten_capability": "avx2"}, "was not started with it"),
         ({"graph.mode": "eager"}, "cannot set it"),
+        ({"gemm.q.rows": "10"}, "M of 10 is below the 25 tokens"),
+        ({"prefill.chunks": "10,15"}, "not together with padding"),
+        ({"batch.launch_tokens": "100"}, "4 rows of 30 make 120"),
+        ({"gemm.k_split": "2", "gemm.route": "mm"}, "another pinned factor already computes"),
+        ({"gemm.fp32_precision": "tf32"}, "not available on a CPU"),
+        ({"cpu.onednn_isa": "DEFAULT"}, "name the instruction set itself"),
+        ({"cpu.mkl_cbwr": "COMPATIBLE"}, "was not started with it"),
+        ({"batch_invariant": "true"}, "was not started with it"),
+        ({"gemm.backend": "cublaslt"}, "CUDA device"),
+        ({"gemm.workspace_kib": "1024"}, "CUDA device"),
+        ({"gemm.reduced_precision_reduction": "false"}, "CUDA device"),
+        ({"gemm.fp16_accumulation": "true"}, "CUDA device"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused(run, changes, says):
@@ -137,3 +149,70 @@ def test_only_factors_that_a_library_reads_once_need_their_own_process():
 def test_the_catalogue_is_valid_json_with_a_description_each():
     entries = json.loads((FOLDER.parents[1] / "schemas" / "factors.v1.json").read_text())["factors"]
     assert all(entry["description"] for entry in entries)
+
+
+ROWS = [(120, 120), (200, 200), (40, 40), (25, 25)]
+
+
+@pytest.mark.parametrize(("asked", "seen"), ROWS)
+def test_m_is_forced_up_and_down_and_seen_at_the_operator(run, asked, seen):
+    """4 rows of 30 tokens are 120; below that the request's own 25 tokens run once more by themselves."""
+    trace = run(PLAN | {"gemm.v.rows": str(asked)})
+    assert trace.refused is None
+    assert trace.observed["gemm.v.rows"] == str(seen)
+    assert trace.details["gemm_rows"]["v"] == seen
+    assert trace.details["gemm_rows"]["k"] == 120
+
+
+def test_rows_at_another_m_are_the_request_s_own_and_no_others():
+    import torch
+
+    from replay.engines.transformers_linear import at_rows
+
+    seen = []
+
+    def product(x):
+        seen.append(x.reshape(-1, x.shape[-1]).shape[0])
+        return x * len(seen)
+
+    x = torch.arange(24.0).reshape(3, 4, 2) + 1
+    out = at_rows(product, x, 6, (1, slice(1, 4)))
+    assert seen == [12, 6]
+    mine = torch.zeros(3, 4, dtype=torch.bool)
+    mine[1, 1:] = True
+    assert torch.equal(out[mine], 2 * x[mine])
+    assert torch.equal(out[~mine], x[~mine])
+    seen.clear()
+    assert torch.equal(at_rows(product, x, 20, (1, slice(None))), x)
+    assert seen == [20]
+
+
+def test_a_fused_layer_is_refused_with_the_name_that_it_has():
+    import torch
+
+    model = torch.nn.ModuleDict({"qkv_proj": torch.nn.Linear(4, 12), "o_proj": torch.nn.Linear(4, 4)})
+    setup = Setup(load=lambda _dtype: model, model=model)
+    with (
+        pytest.raises(Unpinnable, match="no layer q_proj; it has o_proj, qkv_proj"),
+        factor("gemm.q.rows").pin("9", setup),
+    ):
+        pass
+    with factor("gemm.o.rows").pin("9", setup):
+        assert setup.gemm_rows == {("o", 0): 9}
+
+
+def test_a_pass_cut_into_chunks_gives_the_chunks_back_and_other_bits_than_recomputing(run):
+    whole = run(ALONE)
+    chunked = run(ALONE | {"prefill.chunks": "10,15"})
+    cached = run(ALONE | {"prefill.cached_prefix": "10"})
+    assert (chunked.observed["prefill.chunks"], cached.observed["prefill.cached_prefix"]) == ("10,15", "10")
+    assert chunked.logits_sha256 == cached.logits_sha256, "here a cached prefix is a chunk that ran before"
+    assert len(whole.tokens) == len(chunked.tokens)
+
+
+def test_both_paths_of_int8_round_the_same_weights(run):
+    fused, first = (run(ALONE | {"quant.int8": path}) for path in ("fused", "dequantise_first"))
+    off = run(ALONE)
+    near = [abs(a[0] - b[0]) for a, b in zip(fused.top_logits, first.top_logits, strict=True)]
+    assert max(near[:1]) < 0.5
+    assert len({one.logits_sha256[0] for one in (fused, first, off)}) == 3

@@ -1,6 +1,7 @@
 """From a live incident to a verdict, with real children: a planted factor is found, another is not."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,11 @@ from from_log import case as case_of
 
 from replay.__main__ import main
 from replay.casefile import load_case
+from replay.children import Children
 from replay.engines.transformers import plan_facts, request_ids
+from replay.engines.transformers_linear import forced
 from replay.factors import Setup, gemm_k_split
 from replay.prove import prove
-from replay.trial import run_trials
 
 ROOT = Path(__file__).parents[2]
 TOKENS, SPLITS, TRIES = 32, "6", 60
@@ -34,10 +36,8 @@ def planted(model, recording):
     for number in range(TRIES):
         ids = [0, *(draw.randrange(2, 1024) for _ in range(24))]
         plain = continue_one(model, ids, f"plain-{number}")
-        with (
-            plan_facts({"gemm.k_split": SPLITS}),
-            gemm_k_split.pin(SPLITS, Setup(load=lambda _dtype: model, model=model)),
-        ):
+        setup = Setup(load=lambda _dtype: model, model=model)
+        with plan_facts({"gemm.k_split": SPLITS}), gemm_k_split.pin(SPLITS, setup), forced(setup):
             split = continue_one(model, ids, f"split-{number}")
         if plain != split and plain[: len(split)] != split and split[: len(plain)] != plain:
             return case_of(recording(), f"split-{number}", f"plain-{number}")
@@ -45,15 +45,13 @@ def planted(model, recording):
 
 
 def test_a_planted_factor_is_proven_and_an_innocent_one_is_not(planted, model_path):
-    def run(plans):
-        return run_trials(planted, plans, model_path=model_path)
-
-    verdict = prove(planted, [], run)
+    with Children(model_path) as children:
+        verdict = prove(planted, [], children.run)
+        innocent = prove(planted, ["cpu.threads=2"], children.run)
     assert verdict.outcome == "proven", verdict.claim
     assert [(f.factor, f.incident, f.reference) for f in verdict.factors] == [("gemm.k_split", SPLITS, None)]
     assert verdict.minimal
     assert verdict.flip["token_index"] == planted.flip_index
-    innocent = prove(planted, ["cpu.threads=2"], run)
     assert innocent.outcome == "refuted"
 
 
@@ -66,11 +64,14 @@ def test_the_command_writes_the_verdict_and_answers_like_diff(planted, model_pat
          "--model", str(model_path)], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
-    assert "trial 4: restored" in done.stderr
+    assert "at most" in done.stderr.splitlines()[0]
+    assert "trial 3: control: incident again" in done.stderr
     document = json.loads(out.read_text())
     assert document["outcome"] == "proven"
     assert document["host"]["torch"]["device_type"] in ("cpu", "cuda")
     assert "--pin-algo" in document["command"]
+    assert len({trial["execution"] for trial in document["trials"]}) <= 64
+    assert {path.name for path in tmp_path.iterdir()} == {"log", "case.json", "verdict.json"}, "the journal is gone"
 
 
 def test_other_weights_are_noticed_before_anything_runs(planted, tmp_path):
@@ -91,8 +92,8 @@ def test_a_natural_batch_gives_controls_that_hold_and_rows_that_were_forced(mode
     with request_ids([f"batch-{row}" for row in range(len(prompts))]):
         model.generate(ids, attention_mask=mask, max_new_tokens=TOKENS, do_sample=False)
     case = case_of(recording(), "batch-4", "alone")
-    verdict = prove(case, ["batch.rows=1", "batch.left_pad=0", "batch.mask_path=implicit"],
-                    lambda plans: run_trials(case, plans, model_path=model_path))  # fmt: skip
+    with Children(model_path) as children:
+        verdict = prove(case, ["batch.rows=1", "batch.left_pad=0", "batch.mask_path=implicit"], children.run)
     assert verdict.outcome in ("proven", "no_divergence"), verdict.claim
     passed = {control.name: control.passed for control in verdict.controls}
     assert passed["incident twice"]
@@ -127,3 +128,19 @@ def test_a_case_of_another_engine_is_inconclusive_with_the_reason(planted, tmp_p
     verdict = json.loads((tmp_path / "v.json").read_text())
     assert verdict["outcome"] == "inconclusive"
     assert "vllm" in verdict["claim"]
+
+
+def test_ctrl_c_keeps_what_ran_and_the_next_run_goes_on(planted, model_path, tmp_path):
+    path, out = tmp_path / "case.json", tmp_path / "verdict.json"
+    path.write_text(planted.to_json())
+    command = [sys.executable, "-m", "replay", str(path), "-o", str(out), "--model", str(model_path)]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if "trial 3" in line:
+                process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
+    assert not out.exists()
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert again.returncode == 1, again.stderr
+    assert "2 trials were taken over" in again.stderr
+    assert json.loads(out.read_text())["outcome"] == "proven"

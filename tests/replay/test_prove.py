@@ -1,5 +1,6 @@
 """What is claimed from trials. The trials are made up here: a world is a rule from plan to bits and token."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from replay.casefile import case_from
 from replay.catalogue import PinError
 from replay.prove import OUTCOMES, prove
 from replay.record import token_ids_sha256
+from replay.trial import Trace
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
 
@@ -101,7 +103,7 @@ def test_search_finds_the_smallest_set_and_tries_every_smaller_one():
         assert reference | {name: incident[name]} in world.kept
 
 
-def test_above_four_factors_they_are_dropped_one_by_one():
+def test_above_four_factors_the_set_is_found_by_delta_debugging():
     extra = {f"gemm.{role}.rows": ("8", "1") for role in "qkvo"}
     incident = INCIDENT | {name: pair[0] for name, pair in extra.items()}
     reference = REFERENCE | {name: pair[1] for name, pair in extra.items()}
@@ -109,7 +111,8 @@ def test_above_four_factors_they_are_dropped_one_by_one():
                      reference=Arm("b", "r", reference, output_token_ids=(7, 8)))  # fmt: skip
     verdict = prove(case, [], World(by("gemm.k_split")))
     assert [factor.factor for factor in verdict.factors] == ["gemm.k_split"]
-    assert any("one by one" in limit for limit in verdict.limits)
+    assert verdict.minimal
+    assert any("delta debugging" in limit for limit in verdict.limits)
 
 
 def test_a_pin_that_did_not_take_is_not_proof():
@@ -151,7 +154,7 @@ def test_an_arm_as_pin_means_every_differing_factor(pin):
 
 def test_no_recorded_difference_is_a_missing_field_and_not_a_cause():
     same = make_case(reference=Arm("b", "r", INCIDENT, synthetic=True), flip_index=None)
-    tokens = iter([9, 8, 9])
+    tokens = itertools.cycle([9, 8])
     verdict = prove(same, [], World(lambda plan: "b", lambda plan: next(tokens)))
     assert verdict.outcome in ("race", "inconclusive")
 
@@ -247,8 +250,8 @@ def test_a_trial_that_could_not_run_is_no_evidence_for_an_interaction():
 
     refused_rest = World(lambda plan: {str(BATCH): "i", str(ALONE): "r"}.get(str(plan), str(plan)), refuse=refuse)
     verdict = prove(batch_case(), ["batch.rows=1"], refused_rest)
-    assert verdict.outcome == "inconclusive"
-    assert "could not be tried" in verdict.claim
+    assert verdict.outcome == "not_pinned"
+    assert "could not be exchanged between the arms: no" in verdict.claim
 
 
 def test_a_proven_set_names_the_factors_that_it_does_not_need():
@@ -301,3 +304,136 @@ def test_a_smaller_set_that_ran_and_failed_is_ruled_out():
     assert verdict.minimal
     assert "no smaller set does" in verdict.claim
     assert any("every factor that differs on record" in limit for limit in verdict.limits)
+
+
+def test_a_factor_that_differs_and_does_nothing_is_named_as_refuted():
+    verdict = prove(make_case(), [], World(by("gemm.k_split")))
+    assert [factor.factor for factor in verdict.factors] == ["gemm.k_split"]
+    assert verdict.refuted == ("cpu.threads",)
+
+
+def test_a_set_that_could_not_be_exchanged_is_never_guessed():
+    """Bits depend on both; one of the mixed plans cannot run, so nothing smaller is claimed or ruled out."""
+    world = World(
+        by("gemm.k_split", "cpu.threads"), refuse=lambda plan: None if plan in (INCIDENT, REFERENCE) else "no"
+    )
+    verdict = prove(make_case(), [], world)
+    assert verdict.outcome == "proven"
+    assert not verdict.minimal
+    assert sum("could not be exchanged both ways: no" in limit for limit in verdict.limits) == 2
+
+
+def test_a_trial_that_fails_keeps_the_rest_of_the_verdict():
+    class Frail(World):
+        def _trace(self, plan):
+            mixed = plan == REFERENCE | {"cpu.threads": "2"}
+            return Trace(plan=plan, failed="out of memory") if mixed else super()._trace(plan)
+
+    verdict = prove(make_case(), [], Frail(by("gemm.k_split")))
+    assert verdict.outcome == "proven"
+    assert {factor.factor for factor in verdict.factors} == set(INCIDENT), "one exchange of each smaller set is missing"
+    assert not verdict.minimal
+    assert any(trial.failed == "out of memory" for trial in verdict.trials)
+
+
+def test_an_arm_that_gives_no_result_is_inconclusive():
+    class Dead(World):
+        def _trace(self, plan):
+            return Trace(plan=plan, failed="no answer within 600 s")
+
+    verdict = prove(make_case(), [], Dead(by("gemm.k_split")))
+    assert verdict.outcome == "inconclusive"
+    assert "no answer within 600 s" in verdict.claim
+
+
+def rows_of_k(plan):
+    """Return M of the k GEMM: forced, or rows times width."""
+    return plan.get("gemm.k.rows") or str(int(plan["batch.rows"]) * (3 + int(plan["batch.left_pad"])))
+
+
+def test_padding_and_m_are_told_apart():
+    """Bits follow padding and the row count of one GEMM, and the launch is 8 rows: it is not the rows themselves."""
+
+    def bits(plan):
+        padded, tall = plan["batch.left_pad"] == "5", rows_of_k(plan) == "64"
+        return {(True, True): "i", (False, False): "r"}.get((padded, tall), f"{padded}{tall}")
+
+    verdict = prove(batch_case(), [], World(bits, refuse=impossible))
+    names = {factor.factor: (factor.incident, factor.reference) for factor in verdict.factors}
+    assert verdict.outcome == "proven", verdict.claim
+    assert names["gemm.k.rows"] == ("64", "3")
+    assert set(names) - {"batch.mask_path"} == {"batch.left_pad", "gemm.k.rows"}
+    assert "batch.rows" in verdict.refuted
+    assert {trial.execution for trial in verdict.trials if "M of every GEMM held" in trial.name}
+
+
+def test_where_m_has_no_part_that_is_said():
+    world = World(lambda plan: "i" if plan["batch.left_pad"] == "5" else "r", refuse=impossible)
+    verdict = prove(batch_case(), [], world)
+    assert {factor.factor for factor in verdict.factors} == {"batch.left_pad", "batch.mask_path"}
+    assert any("M has no part in it" in limit for limit in verdict.limits)
+    assert "gemm.k.rows" in verdict.refuted
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_no_proof_takes_more_than_its_budget(count):
+    roles = ("q", "k", "v", "o", "gate", "up", "down")
+    plans = [{f"gemm.{role}.rows{end}": value for role in roles for end in ("", ".decode")} for value in ("8", "1")]
+    case = make_case(incident=Arm("a", "i", plans[0], output_token_ids=(7, 9)),
+                     reference=Arm("b", "r", plans[1], output_token_ids=(7, 8)))  # fmt: skip
+    names = sorted(plans[0])[:: len(plans[0]) // count][:count]
+
+    def bits(plan):
+        values = {plan[name] for name in names}
+        return {"8": "i", "1": "r"}[values.pop()] if len(values) == 1 else str(sorted(plan.items()))
+
+    verdict = prove(case, [], World(bits))
+    assert verdict.outcome == "proven"
+    assert [factor.factor for factor in verdict.factors] == names
+    assert verdict.minimal
+    assert len({trial.execution for trial in verdict.trials}) <= 64
+
+
+def test_a_race_is_weighed_with_repeats_of_both_arms():
+    verdict = prove(make_case(), [], flaky())
+    assert verdict.outcome == "race"
+    assert verdict.repeats.changed > 0
+    assert verdict.repeats.excludes_rate_above is None
+    assert verdict.repeats.p_value == pytest.approx(0.0079, abs=1e-4)
+    assert "Fisher's exact test" in verdict.claim
+
+
+def test_repeats_say_which_rate_they_exclude():
+    verdict = prove(make_case(), [], World(by("gemm.k_split")), repeats=20)
+    assert verdict.repeats.runs == 20
+    assert verdict.repeats.excludes_rate_above == pytest.approx(1 - 0.05 ** (1 / 20))
+
+
+@pytest.mark.parametrize("config", [{"num_hidden_layers": 30}, {"text_config": {"num_hidden_layers": 30}}])
+def test_a_model_of_another_architecture_is_refused_with_what_differs(config):
+    engine = {"engine": "transformers", "num_layers": 2}
+    world = World(by("gemm.k_split"))
+    verdict = prove(make_case(engine=engine), [], world, config=config)
+    assert verdict.outcome == "weights_differ"
+    assert "num_layers 2 then, 30 here" in verdict.claim
+    assert world.kept == []
+    assert prove(make_case(engine=engine), [], world, config={"num_hidden_layers": 2}).outcome == "proven"
+
+
+def test_a_verdict_from_before_still_reads():
+    folder = Path(__file__).parents[2] / "fixtures" / "incidents" / "transformers-tiny-batch"
+    for name, schema in (("verdict", "verdict.v1.json"), ("case", "case.v1.json")):
+        document = json.loads((folder / f"{name}.json").read_text())
+        jsonschema.validate(document, json.loads((SCHEMAS / schema).read_text()))
+
+
+def test_bits_under_a_pin_that_did_not_take_prove_nothing_smaller():
+    """Every mixed plan gives the right bits and reads back the wrong value: only the recorded plans stand."""
+
+    def observed(plan):
+        return plan if plan in (INCIDENT, REFERENCE) else plan | {"gemm.k_split": "7"}
+
+    verdict = prove(make_case(), [], World(by("gemm.k_split"), observed=observed))
+    assert {factor.factor for factor in verdict.factors} == set(INCIDENT)
+    assert not verdict.minimal
+    assert any("7 was read back" in limit for limit in verdict.limits)

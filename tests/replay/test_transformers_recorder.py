@@ -169,6 +169,14 @@ def test_ids_are_left_out_unless_asked_for(model, prompts, tmp_path, monkeypatch
         assert not {"token_id", "top_token_ids", "effective_token_ids", "output_token_ids"} & record.keys()
 
 
+def test_decoding_without_a_cache_is_on_record_from_the_first_pass(model, prompts, recording):
+    generate(model, prompts[:1], use_cache=False)
+    generate(model, prompts[:1])
+    modes = [r["plan"].get("decode.mode") for r in of(recording(), "batch")]
+    assert modes == ["recompute"] * (len(modes) // 2) + [None] * (len(modes) // 2)
+    assert len(modes) >= 4
+
+
 def test_a_fault_of_the_recorder_never_fails_generate(model, prompts, recording, monkeypatch):
     def broken(*_args):
         raise RuntimeError("broken on purpose")

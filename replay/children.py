@@ -1,0 +1,211 @@
+"""Child processes that run treatments: one for each set of variables that a library reads once, kept until the end.
+
+Standard library. A child that cannot start at all is a TrialError; one that dies or hangs over a trial is an outcome
+of that trial, and the next trial gets a fresh child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from replay import catalogue
+from replay.trial import BAD_INPUT, OUT_OF_MEMORY, UNDECIDED, USAGE, Trace, TrialError, trace_from
+
+if TYPE_CHECKING:
+    from replay.case import Case, Plan
+    from replay.journal import Journal
+    from replay.trial import Treatment
+
+CHILD = "replay.engines.transformers"
+STDERR_TAIL = 20_000
+MOST_RUNNING = 3
+COVERS = "--timeout, which covers one trial, and loading the model for the first one"
+
+
+class Died(Exception):  # noqa: N818 - what happened; the caller knows whether it is an error
+    """The child gave no answer; the message says how it ended."""
+
+    def __init__(self, message: str, exit_code: int = UNDECIDED, stderr: str = "") -> None:
+        super().__init__(message)
+        self.exit_code, self.stderr = exit_code, stderr
+
+
+class Children:
+    """The running children of one proof. Use as a context manager: leaving it ends them, also on Ctrl-C."""
+
+    def __init__(
+        self,
+        model_path: str | Path,
+        *,
+        python: str = sys.executable,
+        timeout: float = 600.0,
+        journal: Journal | None = None,
+    ) -> None:
+        self.model_path, self.python, self.timeout, self.journal = str(model_path), python, timeout, journal
+        self._running: dict[tuple[tuple[str, str], ...], Child] = {}
+
+    def __enter__(self) -> Self:
+        """Start nothing yet: a child starts with its first trial."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End all children."""
+        for child in self._running.values():
+            child.end()
+
+    def run(self, case: Case, treatment: Treatment) -> Trace:
+        """Return what the treatment gives. Raises TrialError when a child cannot start or blames its input."""
+        variables = _variables(treatment.plan)
+        if treatment.history is not None and _variables(treatment.history) != variables:
+            return Trace(
+                treatment.plan, refused="history and step need processes of their own; no KV goes between them"
+            )
+        child = self._child(variables)
+        known = self.journal.find(case, treatment, child.host) if self.journal else None
+        if known is not None:
+            return known
+        try:
+            trace = child.run(case, treatment)
+        except Died as end:
+            child.end()
+            del self._running[variables]
+            return Trace(treatment.plan, failed=str(end), host=child.host)
+        if self.journal:
+            self.journal.keep(case, treatment, trace)
+        return trace
+
+    def _child(self, variables: tuple[tuple[str, str], ...]) -> Child:
+        if variables not in self._running:
+            while len(self._running) >= MOST_RUNNING:  # each holds a model
+                oldest = next(iter(self._running))
+                self._running.pop(oldest).end()
+            child = Child(self.python, dict(variables), self.model_path, self.timeout)
+            try:
+                child.start()
+            except Died as end:
+                child.end()
+                raise TrialError(str(end), end.exit_code, end.stderr) from None
+            except BaseException:
+                child.end()
+                raise
+            self._running[variables] = child
+        return self._running[variables]
+
+
+def _variables(plan: Plan) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(catalogue.environment(plan).items()))
+
+
+class Child:
+    """One process that answers a line of JSON with a line of JSON."""
+
+    def __init__(self, python: str, variables: dict[str, str], model_path: str, timeout: float) -> None:
+        self.python, self.model_path, self.timeout = python, model_path, timeout
+        self.host: dict[str, Any] = {}
+        self._case: Case | None = None
+        self._late = False
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._folder = tempfile.TemporaryDirectory()
+        # This package alone: the folder that it is installed in may hold another interpreter's torch.
+        (Path(self._folder.name) / "replay").symlink_to(Path(__file__).resolve().parent)
+        try:
+            self._process = subprocess.Popen(
+                [python, "-m", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
+                env=child_environment(self._folder.name, variables),
+            )  # fmt: skip
+        except OSError as fault:
+            self._close()
+            raise TrialError(f"{python} cannot be started (--python): {fault.strerror}", USAGE) from None
+
+    def start(self) -> None:
+        """Wait until the process has said what machine it is on. Raises Died, TrialError."""
+        self.host = self._ask({"model_path": self.model_path})["host"]
+
+    def run(self, case: Case, treatment: Treatment) -> Trace:
+        """Return what the treatment gives. Raises Died when no answer comes, TrialError when the input is to blame."""
+        request: dict[str, Any] = {"treatment": asdict(treatment)}
+        if case is not self._case:
+            request["case"] = asdict(case)
+        answer = self._ask(request)
+        self._case = case
+        return replace(trace_from(answer["trace"], self.host), plan=treatment.plan)
+
+    def end(self) -> None:
+        """End the process and let go of its files."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(BrokenPipeError):  # a line that the child did not live to read
+                pipe.close() if pipe else None
+        self._close()
+
+    def _close(self) -> None:
+        self._errors.close()
+        self._folder.cleanup()
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin
+        assert self._process.stdout
+        alarm = threading.Timer(self.timeout, self._give_up)
+        alarm.start()
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = b""
+        finally:
+            alarm.cancel()
+        try:
+            answer: dict[str, Any] = json.loads(line)
+        except ValueError:  # nothing, or cut off by the end of the child
+            raise self._end() from None
+        if "fault" in answer:
+            raise TrialError(answer["fault"], BAD_INPUT)
+        return answer
+
+    def _give_up(self) -> None:
+        self._late = True
+        self._process.kill()
+
+    def _end(self) -> Died:
+        """Return how the process ended, and whose fault that is."""
+        self._process.kill() if self._late else None
+        code = self._process.wait()
+        self._errors.seek(0)
+        stderr = self._errors.read().decode("utf-8", "replace").strip()[-STDERR_TAIL:]
+        if self._late:
+            return Died(f"no answer within {self.timeout:g} s ({COVERS}); {_last_words(stderr)}", UNDECIDED, stderr)
+        if missing := re.search(r"ModuleNotFoundError: No module named '(\w+)'", _last_words(stderr)):
+            what = f"{self.python} has no {missing[1]}: name one that has torch and transformers with --python"
+            return Died(what, USAGE, stderr)
+        if code == -signal.SIGKILL:
+            what = f"the system ended {self.python} -m {CHILD}, most likely {OUT_OF_MEMORY}"
+            return Died(what, BAD_INPUT, stderr)
+        return Died(f"{self.python} -m {CHILD} ended with code {code}; {_last_words(stderr)}", UNDECIDED, stderr)
+
+
+def child_environment(root: str, variables: dict[str, str]) -> dict[str, str]:
+    """Return the environment of a child: ours without the recorder, with the package under `root` importable."""
+    own = [root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    kept = [part for part in own if part and Path(part).resolve() != Path(__file__).resolve().parent / "autoload"]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("FORENSICS_RECORD")}
+    return inherited | {"PYTHONPATH": os.pathsep.join(kept), "HF_HUB_OFFLINE": "1"} | variables
+
+
+def _last_words(stderr: str) -> str:
+    """Return the line that says what went wrong: the last exception if there is one, else the last line."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    faults = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
+    return f"it said last: {(faults or lines)[-1]}" if lines else "it wrote nothing to stderr"

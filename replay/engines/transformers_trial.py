@@ -1,0 +1,173 @@
+"""What is seen of one trial: the request's row at every token, and the profiler over the first passes."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from replay.engines.transformers_facts import dtype_name
+from replay.engines.transformers_hooks import Launch, row_sha256, top_logits
+from replay.factors import PROFILED_PASSES, Evidence, LinearCall, Setup
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from replay.case import Case
+    from replay.engines.transformers_launch import PaddedBatch
+
+TOP = 4
+PASS, LINEAR = "forensics.pass", "forensics.linear"
+PRODUCTS = {"aten::mm": 0, "aten::addmm": 1, "aten::bmm": 0, "aten::_weight_int8pack_mm": 0}
+"""Operator of a matrix product → which of its inputs is x."""
+
+
+class Trial:
+    """Listens to one `generate` call; also to passes of the prompt before it."""
+
+    def __init__(self, case: Case, batch: PaddedBatch, setup: Setup) -> None:
+        self.case, self.batch, self.model = case, batch, setup.model
+        self.evidence = Evidence(row=batch.row, target=case.token_ids, neighbours=batch.recorded)
+        self.tokens: list[int] = []
+        self.hashes: list[str] = []
+        self.tops: list[tuple[list[int], list[float]]] = []
+        self.contrast: float | None = None
+        self.finished = False
+        self._hidden: torch.Tensor | None = None
+        self._hooks, self._scopes = ExitStack(), ExitStack()
+        self._scope(self.model, PASS)
+        for role, layer in setup.linear_layers():
+            self._scope(layer, f"{LINEAR}.{role or ''}")
+        self._head = self.model.get_output_embeddings()
+        self._watch_head = self._head.register_forward_pre_hook(self._keep_hidden)
+        self.profiler: Any = torch.profiler.profile(record_shapes=True)
+        self.profiler.start()
+
+    def _scope(self, module: Any, name: str) -> None:
+        """Name the module's part of the profile."""
+        open_scopes: list[Any] = []
+
+        def enter(*_: Any) -> None:
+            scope = torch.profiler.record_function(name)
+            scope.__enter__()
+            open_scopes.append(scope)
+
+        def leave(*_: Any) -> None:
+            if open_scopes:
+                open_scopes.pop().__exit__(None, None, None)
+
+        self._scopes.callback(module.register_forward_pre_hook(enter).remove)
+        self._scopes.callback(module.register_forward_hook(leave, always_call=True).remove)
+
+    def _keep_hidden(self, _module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        self._hidden = inputs[0][self.batch.row, -1].detach()
+        self.evidence.hidden_dtype = dtype_name(inputs[0].dtype)
+
+    def launched(self, launch: Launch) -> None:
+        """Keep what was launched."""
+        self.evidence.launches.append(launch)
+
+    def chosen(self, tokens: torch.Tensor, done: torch.Tensor) -> None:
+        """Take the request's token and logits; the profiler stops after the first passes."""
+        launch = self.evidence.launches[-1]
+        if self.profiler is not None and len(self.evidence.launches) == PROFILED_PASSES:
+            self.close()
+        if self.finished:
+            return
+        row = launch.logits[self.batch.row]
+        self._take_contrast()
+        self.tokens.append(int(tokens[self.batch.row]))
+        self.hashes.append(row_sha256(row))
+        self.tops.append(top_logits(row, TOP))
+        self.finished = bool(done[self.batch.row])
+
+    def _take_contrast(self) -> None:
+        """At the flip, with the tokens before it as on record: float64 h·(w_a − w_b), without the bias's rounding."""
+        flip, arms = self.case.flip_index, (self.case.incident.output_token_ids, self.case.reference.output_token_ids)
+        if flip is None or len(self.tokens) != flip or self._hidden is None:
+            return
+        if any(arm is None or len(arm) <= flip or list(arm[:flip]) != self.tokens for arm in arms):
+            return
+        pair = torch.tensor([arm[flip] for arm in arms if arm is not None], device=self._head.weight.device)
+        rows = self._head.weight[pair].double()
+        values = rows @ self._hidden.double()
+        if (bias := getattr(self._head, "bias", None)) is not None:
+            values = values + bias[pair].double()
+        self.contrast = float(values[0] - values[1])
+
+    def ended(self) -> None:
+        """The loop is over; `close` follows in any case."""
+
+    def close(self) -> None:
+        """Stop the profiler and keep its operators."""
+        if self.profiler is None:
+            return
+        profiler, self.profiler = self.profiler, None
+        profiler.stop()
+        self._scopes.close()
+        # What profiler.events() parses from: it takes four times as long, more than a trial of a small model.
+        events = profiler.profiler.kineto_results.events()
+        on_cpu = [event for event in events if event.device_type() == torch.autograd.DeviceType.CPU]
+        self.evidence.operators = [(event.name(), event.shapes()) for event in on_cpu]
+        self.evidence.kernels = [
+            event.name() for event in events if event.device_type() == torch.autograd.DeviceType.CUDA
+        ]
+        self.evidence.calls = linear_calls(
+            (event.name(), event.shapes(), event.start_ns(), event.start_ns() + event.duration_ns()) for event in on_cpu
+        )
+
+    def end(self) -> None:
+        """Leave nothing behind in the model."""
+        self.close()
+        self._watch_head.remove()
+
+    def details(self) -> dict[str, Any]:
+        """Return the launch as it was seen, for the reader of a verdict."""
+        first = self.evidence.launches[0]
+        attention = sorted({name for name, _ in self.evidence.operators if "scaled_dot_product" in name})
+        rows = {call.role: call.products[-1][1] for call in self.evidence.calls if call.number == 0 and call.products}
+        return {
+            "rows": first.rows,
+            "width": first.width,
+            "mask_path": first.mask_path,
+            "neighbours": self.batch.neighbours,
+            "attention_operators": attention,
+            "gemm_calls": sum(len(call.products) for call in self.evidence.calls),
+            "gemm_rows": {role: count for role, count in sorted(rows.items(), key=str) if role},
+            "logit_dtype": dtype_name(first.logits.dtype),
+        }
+
+
+def linear_calls(events: Iterable[tuple[str, list[list[int]], int, int]]) -> list[LinearCall]:
+    """Return the linear layers of the profiled passes, each with the operators inside of it.
+
+    events: (name, input shapes, start, end), in any order; what lies within a layer's span belongs to it.
+    """
+    number, until = -1, 0
+    found: list[tuple[int, str, list[tuple[str, list[list[int]]]]]] = []
+    for name, shapes, _, end in sorted(events, key=lambda event: (event[2], -event[3])):
+        if name == PASS:
+            number += 1
+        elif name.startswith(LINEAR):
+            found.append((number, name.removeprefix(f"{LINEAR}."), []))
+            until = end
+        elif found and end <= until:
+            found[-1][2].append((name, shapes))
+    return [
+        LinearCall(number, role or None, tuple(_product(*one) for one in within if one[0] in PRODUCTS),
+                   frozenset(name for name, _ in within))
+        for number, role, within in found
+    ]  # fmt: skip
+
+
+def _product(name: str, shapes: list[list[int]]) -> tuple[str, int, int]:
+    x = shapes[PRODUCTS[name]]
+    return name, _rows(x), x[-1]
+
+
+def _rows(shape: list[int]) -> int:
+    count = 1
+    for length in shape[:-1]:
+        count *= length
+    return count
