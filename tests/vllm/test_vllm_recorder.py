@@ -22,7 +22,7 @@ import torch
 from arms import DRIVER, MODEL, SMALL_POOL, contract_faults, drive, merged_requests
 from serving import QUIET, lines_of, of, server
 
-from replay.engines.vllm_worker import RIDES_ON, attach, ranked
+from replay.engines.vllm_worker import RIDES_ON, TOP, attach, ranked
 from replay.host import weights_sha256
 from replay.record import batch_fingerprint, token_ids_sha256
 
@@ -145,7 +145,7 @@ def test_top_logits_are_the_raw_ones_and_lead_to_the_token(recorded):
         assert step["logit_dtype"] == "bfloat16"
         assert len(step["logits_sha256"]) == 64
     lengths = collections.Counter(len(step["top_logits"]) for step in chosen)
-    assert lengths[4] > 0.8 * len(chosen), "only ties with what lies below are left out"
+    assert lengths[TOP] > 0.8 * len(chosen), "only ties with what lies below are left out"
 
 
 def test_prefix_cache_hits_are_told(model, tmp_path):
@@ -214,11 +214,11 @@ def test_overlapping_launches_are_kept_apart():
 @pytest.mark.parametrize(
     ("values", "ids", "best", "expected"),
     [
-        ([9.0, 8.0, 7.0, 6.0, 5.0], [50, 40, 30, 20, 10], 50, [(9.0, 50), (8.0, 40), (7.0, 30), (6.0, 20)]),
-        ([9.0, 8.0, 8.0, 6.0, 5.0], [50, 40, 30, 20, 10], 50, [(9.0, 50), (8.0, 30), (8.0, 40), (6.0, 20)]),
-        ([9.0, 9.0, 7.0, 6.0, 5.0], [50, 40, 30, 20, 10], 40, [(9.0, 40), (9.0, 50), (7.0, 30), (6.0, 20)]),
-        ([9.0, 8.0, 7.0, 6.0, 6.0], [50, 40, 30, 20, 10], 50, [(9.0, 50), (8.0, 40), (7.0, 30)]),
-        ([9.0, 9.0, 9.0, 9.0, 9.0], [50, 40, 30, 20, 10], 5, [(9.0, 5)]),
+        ([9.0, 8.0, 7.0, 6.0], [50, 40, 30, 20], 50, [(9.0, 50), (8.0, 40), (7.0, 30)]),
+        ([9.0, 8.0, 8.0, 6.0], [50, 40, 30, 20], 50, [(9.0, 50), (8.0, 30), (8.0, 40)]),
+        ([9.0, 9.0, 7.0, 6.0], [50, 40, 30, 20], 40, [(9.0, 40), (9.0, 50), (7.0, 30)]),
+        ([9.0, 8.0, 7.0, 7.0], [50, 40, 30, 20], 50, [(9.0, 50), (8.0, 40)]),
+        ([9.0, 9.0, 9.0, 9.0], [50, 40, 30, 20], 5, [(9.0, 5)]),
     ],
 )
 def test_top_logits_do_not_depend_on_how_topk_breaks_ties(values, ids, best, expected):
