@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_ROW_COUNT = re.compile(r"gemm\.\w+\.rows(\.decode)?")
 ARMS = ("incident", "reference", "both", "neither")
 
 
@@ -114,8 +116,13 @@ def _null(null: dict[str, Any]) -> str:
 
 def _findings(document: dict[str, Any]) -> Iterator[str]:
     """Yield what a verdict says beyond its claim, a sentence each."""
-    if refuted := [_text(one) for one in _list(document.get("refuted"))]:
-        yield f"differs, and does nothing: {', '.join(refuted)}"
+    refuted = [_text(one) for one in _list(document.get("refuted"))]
+    products = [name for name in refuted if _ROW_COUNT.fullmatch(name)]
+    shown = [name for name in refuted if name not in products]
+    if products:
+        shown.append(f"the row count M of GEMMs ({len(products)} of them, prompt and later passes)")
+    if shown:
+        yield f"differs, and does nothing: {', '.join(shown)}"
     shares = [
         f"{_text(one.get('factor'))} {one['share']:.0%}"
         for one in map(_dict, _list(document.get("effects")))

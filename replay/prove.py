@@ -62,6 +62,7 @@ def prove(
         controls += check_record(case, weights_sha256, config or {})
         _announce(bench, named=bool(wanted))
         check_arms(bench, controls)
+        _hold_named(bench, wanted)
         say(f"{bench.seconds / bench.executed:.1f} s a trial so far, loading included")
         found = refine(bench, _named(bench, wanted) if wanted else smallest(bench))
         more["rounding"] = rounding_or_bug(bench)
@@ -92,6 +93,16 @@ def _race_text(p_value: float | None) -> str:
         return "how often was not counted"
     sure = "the arms still differ beyond it" if p_value < 0.05 else "that the arms differ at all is not shown"
     return f"over repeats of both arms {sure} (Fisher's exact test, p = {p_value:.3g})"
+
+
+def _hold_named(bench: Bench, wanted: Sequence[tuple[str, str] | str]) -> None:
+    """Where a pin names M of a GEMM, which is on no record, force it in both arms to what follows from their launch."""
+    names = {pin[0] for pin in wanted if not isinstance(pin, str)}
+    plans = [
+        {name: value for name, value in gemm_rows(bench.case, plan).items() if name in names} | plan
+        for plan in bench.plans()
+    ]
+    bench.hold(*plans)
 
 
 def _named(bench: Bench, wanted: Sequence[tuple[str, str] | str]) -> Found:

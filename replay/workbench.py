@@ -138,6 +138,11 @@ class Bench:
             self.case = replace(self.case, flip_index=shared, incident=arms[0], reference=arms[1])
         return shared < shorter
 
+    def hold(self, incident: Plan, reference: Plan) -> None:
+        """From here on force what follows from the arms' plans too: these plans take the place of the recorded ones."""
+        held = replace(self.case.incident, plan=incident), replace(self.case.reference, plan=reference)
+        self.case = replace(self.case, incident=held[0], reference=held[1])
+
     def factors(self) -> tuple[str, ...]:
         """Return the factors that differ on record, without those that follow another one."""
         differing = self.case.differing_factors()

@@ -22,6 +22,9 @@ PASS, LINEAR = "forensics.pass", "forensics.linear"
 PRODUCTS = {"aten::mm": 0, "aten::addmm": 1, "aten::bmm": 0, "aten::_weight_int8pack_mm": 0}
 """Operator of a matrix product → which of its inputs is x."""
 
+SHAPED = {*PRODUCTS, "aten::embedding", "aten::scaled_dot_product_attention"}
+"""Operators whose input shapes a factor reads; asking for those of all takes longer than a pass of a small model."""
+
 
 class Trial:
     """Listens to one `generate` call; also to passes of the prompt before it."""
@@ -108,13 +111,13 @@ class Trial:
         self._scopes.close()
         # What profiler.events() parses from: it takes four times as long, more than a trial of a small model.
         events = profiler.profiler.kineto_results.events()
-        on_cpu = [event for event in events if event.device_type() == torch.autograd.DeviceType.CPU]
-        self.evidence.operators = [(event.name(), event.shapes()) for event in on_cpu]
-        self.evidence.kernels = [
-            event.name() for event in events if event.device_type() == torch.autograd.DeviceType.CUDA
-        ]
+        device = torch.autograd.DeviceType
+        found = [(event.name(), event) for event in events if event.device_type() == device.CPU]
+        named = [(name, event.shapes() if name in SHAPED else [], event) for name, event in found]
+        self.evidence.operators = [(name, shapes) for name, shapes, _ in named]
+        self.evidence.kernels = [event.name() for event in events if event.device_type() == device.CUDA]
         self.evidence.calls = linear_calls(
-            (event.name(), event.shapes(), event.start_ns(), event.start_ns() + event.duration_ns()) for event in on_cpu
+            (name, shapes, event.start_ns(), event.start_ns() + event.duration_ns()) for name, shapes, event in named
         )
 
     def end(self) -> None:

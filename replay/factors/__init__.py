@@ -99,9 +99,10 @@ class LinearCall:
 class Evidence:
     """What was seen of a trial: profiler operators of its first passes, and the passes as the hooks saw them.
 
-    operators: (name, input shapes) of the profiled passes; calls: the linear layers among them; kernels: names of
-    device kernels; launches: every pass; row: where tokens were read; neighbours: the recorded ids of the other rows;
-    hidden_dtype: of what reached the output head. `report` and `verbose` are asked for while everything is pinned.
+    operators: (name, input shapes where a factor reads them) of the profiled passes; calls: the linear layers among
+    them; kernels: names of device kernels; launches: every pass; row: where tokens were read; neighbours: the recorded
+    ids of the other rows; hidden_dtype: of what reached the output head. `report` and `verbose` are asked for while
+    everything is pinned.
     """
 
     operators: list[tuple[str, list[list[int]]]] = field(default_factory=list)

@@ -192,8 +192,9 @@ def test_a_fused_layer_is_refused_with_the_name_that_it_has():
 
     model = torch.nn.ModuleDict({"qkv_proj": torch.nn.Linear(4, 12), "o_proj": torch.nn.Linear(4, 4)})
     setup = Setup(load=lambda _dtype: model, model=model)
+    says = "no layer q_proj; it has o_proj, qkv_proj"
     with (
-        pytest.raises(Unpinnable, match="no layer q_proj; it has o_proj, qkv_proj"),
+        pytest.raises(Unpinnable, match=says),
         factor("gemm.q.rows").pin("9", setup),
     ):
         pass

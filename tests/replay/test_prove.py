@@ -437,3 +437,12 @@ def test_bits_under_a_pin_that_did_not_take_prove_nothing_smaller():
     assert {factor.factor for factor in verdict.factors} == set(INCIDENT)
     assert not verdict.minimal
     assert any("7 was read back" in limit for limit in verdict.limits)
+
+
+def test_m_of_one_gemm_can_be_named_although_it_is_on_no_record():
+    world = World(lambda plan: "i" if rows_of_k(plan) == "64" else "r", refuse=impossible)
+    verdict = prove(batch_case(), ["gemm.k.rows=3"], world)
+    assert verdict.outcome == "proven", verdict.claim
+    assert [(one.factor, one.incident, one.reference) for one in verdict.factors] == [("gemm.k.rows", "64", "3")]
+    other = World(lambda plan: "i" if plan["batch.left_pad"] == "5" else "r", refuse=impossible)
+    assert prove(batch_case(), ["gemm.k.rows=3"], other).outcome == "refuted"
