@@ -54,8 +54,8 @@ lint: install ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: install ## Write docs/contract.md again from schemas/
-	UPDATE=1 $(BIN)/python -m pytest tests/test_contract.py
+docs: install ## Write again what documents quote: the contract, transcripts, golden reviews
+	UPDATE=1 $(BIN)/python -m pytest tests/test_contract.py tests/test_docs.py tests/test_extending.py tests/test_incidents.py
 
 bench: install ## Time ingest and the recorder against references in the same run
 	$(BIN)/python -m pytest tests/bench -m bench $(ARGS)

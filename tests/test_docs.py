@@ -1,7 +1,11 @@
-"""The documents say what is so: transcripts are run, links lead somewhere, commands are named."""
+"""The documents say what is so: transcripts are run, links lead somewhere, commands are named.
+
+UPDATE=1 writes what the commands print into README.md.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -12,19 +16,24 @@ import pytest
 from forensics.registry import names
 
 ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("fixtures/**/README.md"))]
 CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)
 COMMAND = re.compile(r"^\$ forensics (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 
 
 def test_the_readme_transcript_is_what_the_commands_print(tmp_path: Path) -> None:
-    (block,) = CONSOLE.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    (block,) = CONSOLE.findall(README.read_text(encoding="utf-8"))
     commands = COMMAND.findall(block)
     assert len(commands) >= 3
     for words, expected in commands:
         run = [sys.executable, "-m", "forensics.cli", *words.split(), "--db", str(tmp_path / "store.duckdb")]
         done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False)
         printed = [line.rstrip() for line in done.stdout.rstrip().splitlines()]
+        if os.environ.get("UPDATE") == "1":
+            before, after = f"$ forensics {words}\n{expected.rstrip()}", "\n".join([f"$ forensics {words}", *printed])
+            README.write_text(README.read_text(encoding="utf-8").replace(before, after), encoding="utf-8")
+            continue
         assert printed == expected.rstrip().splitlines(), words
 
 

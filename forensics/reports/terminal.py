@@ -122,6 +122,9 @@ def _finding(finding: Finding, seen: dict[str, str], sources: dict[str, str], *,
 
 
 def _brief(says: str) -> str:
+    """Return the first part of a statement; of a verdict its file, as its claim has a line of its own."""
+    if says.startswith("verdict "):
+        return "verdict " + says.removeprefix("verdict ").partition(": ")[0].rpartition("/")[2]
     return says.partition("; ")[0]
 
 

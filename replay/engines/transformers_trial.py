@@ -35,6 +35,7 @@ class Trial:
         self.tokens: list[int] = []
         self.hashes: list[str] = []
         self.tops: list[tuple[list[int], list[float]]] = []
+        self._untopped: list[torch.Tensor] = []
         self.contrast: float | None = None
         self.finished = False
         self._hidden: torch.Tensor | None = None
@@ -82,8 +83,15 @@ class Trial:
         self._take_contrast()
         self.tokens.append(int(tokens[self.batch.row]))
         self.hashes.append(row_sha256(row))
-        self.tops.append(top_logits(row, TOP))
+        self._untopped.append(row)
+        self._read_tops()
         self.finished = bool(done[self.batch.row])
+
+    def _read_tops(self) -> None:
+        """Look for the highest logits where the profiler cannot see it: the token rule is read from what it saw."""
+        if self.profiler is None:
+            self.tops += [top_logits(row, TOP) for row in self._untopped]
+            self._untopped.clear()
 
     def _take_contrast(self) -> None:
         """At the flip, with the tokens before it as on record: float64 h·(w_a − w_b), without the bias's rounding."""
@@ -108,6 +116,7 @@ class Trial:
             return
         profiler, self.profiler = self.profiler, None
         profiler.stop()
+        self._read_tops()
         self._scopes.close()
         # What profiler.events() parses from: it takes four times as long, more than a trial of a small model.
         events = profiler.profiler.kineto_results.events()

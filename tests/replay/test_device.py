@@ -212,9 +212,9 @@ def test_the_thread_samples_again_and_ends_with_the_recorder(monkeypatch, record
     assert thread.is_alive()
     recorder.close()
     wait_until(lambda: not thread.is_alive())
-    dropped = recorder.dropped
+    dropped = recorder.totals.dropped
     time.sleep(0.1)
-    assert recorder.dropped == dropped
+    assert recorder.totals.dropped == dropped
 
 
 def test_a_fault_of_the_sampler_is_written_and_sampling_goes_on(monkeypatch, recorder):
