@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from replay.exchange import pin_not_taken
 from replay.record import token_ids_sha256
 from replay.trial import Treatment
 from replay.verdict import Control
-from replay.workbench import Bench, pin_not_taken
 
 if TYPE_CHECKING:
     from replay.case import Arm, Case, TokenStep
     from replay.trial import Trace
+    from replay.workbench import Bench
 
 NOT_DETERMINISTIC = "one plan gave two results in one process: the execution itself is not deterministic"
 ARCHITECTURE = {

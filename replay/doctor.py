@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from replay.case import Arm, Case, Plan
 from replay.catalogue import factors
+from replay.exchange import pin_not_taken
 from replay.trial import Treatment
-from replay.workbench import pin_not_taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,8 +10,8 @@ from __future__ import annotations
 from itertools import combinations, permutations
 from typing import TYPE_CHECKING
 
+from replay.exchange import exchange, pin_not_taken
 from replay.verdict import Effect, Interaction
-from replay.workbench import exchange, pin_not_taken
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

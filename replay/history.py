@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from replay.exchange import pin_not_taken
 from replay.trial import Treatment
 from replay.verdict import History
-from replay.workbench import pin_not_taken
 
 if TYPE_CHECKING:
     from replay.case import Plan

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from replay.case import Case, Plan
-    from replay.workbench import Bench, Swap
+    from replay.exchange import Swap
+    from replay.workbench import Bench
 
 LAYER_ROLES = ("q", "k", "v", "o", "gate", "up", "down")
 SOURCES = ("batch.rows", "batch.left_pad", "batch.right_pad")

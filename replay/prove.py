@@ -8,7 +8,6 @@ back is weaker, since on a near tie almost any change of plan turns it; that is 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from replay.catalogue import check_pin
@@ -16,13 +15,13 @@ from replay.controls import Stop, check_arms, check_record
 from replay.effects import effects
 from replay.history import history_or_step
 from replay.implied import gemm_rows, refine
+from replay.named import hold_named, judge_named
 from replay.races import repeat_all, weigh_race
 from replay.rounding import rounding_or_bug
-from replay.search import EXHAUSTIVE, NOTHING_DIFFERS, smallest, unsettled, whole_plan, without_one
-from replay.tokens import null_pins, weigh_tokens
+from replay.search import EXHAUSTIVE, smallest
 from replay.trial import unsupported
 from replay.verdict import OUTCOMES, Control, Factor, Found, Verdict
-from replay.workbench import MAX_TRIALS, Bench, Swap, covered
+from replay.workbench import MAX_TRIALS, Bench
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,9 +61,9 @@ def prove(
         controls += check_record(case, weights_sha256, config or {})
         _announce(bench, named=bool(wanted))
         check_arms(bench, controls)
-        _hold_named(bench, wanted)
+        hold_named(bench, wanted)
         say(f"{bench.seconds / bench.executed:.1f} s a trial so far, loading included")
-        found = refine(bench, _named(bench, wanted) if wanted else smallest(bench))
+        found = refine(bench, judge_named(bench, wanted) if wanted else smallest(bench))
         more["rounding"] = rounding_or_bug(bench)
         more["history"] = history_or_step(bench)
         more["repeats"] = repeat_all(bench, repeats)
@@ -93,87 +92,6 @@ def _race_text(p_value: float | None) -> str:
         return "how often was not counted"
     sure = "the arms still differ beyond it" if p_value < 0.05 else "that the arms differ at all is not shown"
     return f"over repeats of both arms {sure} (Fisher's exact test, p = {p_value:.3g})"
-
-
-def _hold_named(bench: Bench, wanted: Sequence[tuple[str, str] | str]) -> None:
-    """Where a pin names M of a GEMM, which is on no record, force it in both arms to what follows from their launch."""
-    names = {pin[0] for pin in wanted if not isinstance(pin, str)}
-    plans = [
-        {name: value for name, value in gemm_rows(bench.case, plan).items() if name in names} | plan
-        for plan in bench.plans()
-    ]
-    bench.hold(*plans)
-
-
-def _named(bench: Bench, wanted: Sequence[tuple[str, str] | str]) -> Found:
-    """Judge the factors that the user named."""
-    case, differing = bench.case, bench.case.differing_factors()
-    if not differing:
-        return Found("inconclusive", NOTHING_DIFFERS)
-    pinned = dict(pin for pin in wanted if not isinstance(pin, str))
-    whole_arm = any(isinstance(pin, str) for pin in wanted)
-    names = bench.factors() if whole_arm else tuple(sorted(pinned.keys() & differing.keys()))
-    limits = _extra_trials(
-        bench, {name: value for name, value in pinned.items() if value not in differing.get(name, ())}
-    )
-    same = sorted(pinned.keys() - differing.keys())
-    limits += [f"{name} is the same in both arms ({case.incident.plan.get(name, 'not on record')})" for name in same]
-    if not names:
-        unknown = [name for name in same if name not in case.incident.plan]
-        if unknown:
-            claim = f"{', '.join(unknown)} is not on record for either arm: whether it differed cannot be told"
-            return Found("inconclusive", claim, tuple(same), limits=tuple(limits))
-        claim = (
-            f"{', '.join(same)} had the same value in both arms, and both came out as recorded: it is not what differed"
-        )
-        return Found("refuted", claim, tuple(same), limits=tuple(limits))
-    found = _judge(bench, bench.swap(names))
-    minimal = found.minimal
-    if found.outcome == "proven" and len(names) > 1:
-        rest = without_one(bench, names)
-        minimal = all(one.status == "failed" for one in rest.values())
-        limits += [f"{name} is not needed: the rest is proven without it" for name, one in rest.items() if one.proven]
-        limits += [f"whether {name} is needed is open: {why}" for name, one in rest.items() if (why := unsettled(one))]
-    return replace(found, minimal=minimal, limits=found.limits + tuple(limits))
-
-
-def _extra_trials(bench: Bench, values: dict[str, str]) -> list[str]:
-    """Run a value that neither arm had, in both arms, as an observation."""
-    if not values:
-        return []
-    arms = (("incident", bench.case.incident.plan), ("reference", bench.case.reference.plan))
-    text = ", ".join(f"{name}={value}" for name, value in sorted(values.items()))
-    traces = [bench.trial(f"observed: {arm} with {text}", plan | values) for arm, plan in arms]
-    refused = [f"{text} was refused: {trace.missing}" for trace in traces if trace.missing]
-    return [f"{text} is the value of neither arm: its trials are observations, not part of the proof", *refused]
-
-
-def _judge(bench: Bench, swap: Swap) -> Found:
-    text = ", ".join(swap.names)
-    if problem := swap.why_not:
-        return Found("not_pinned", f"{text} could not be exchanged between the arms: {problem}", swap.names)
-    if swap.proven:
-        limits = whole_plan(bench, swap.names)
-        claim = f"exchanging {text} exchanges the results, bit for bit, up to and including token {bench.count - 1}"
-        return Found("proven", claim, swap.names, len(swap.names) == 1, limits=limits)
-    others = tuple(name for name in sorted(bench.case.differing_factors()) if not covered(name, swap.names))
-    if not others:
-        null = null_pins(bench)
-        missing = (
-            f"exchanging {text} brings neither result, and nothing else differs on record: the record is incomplete"
-        )
-        return weigh_tokens(swap, null) or Found("inconclusive", missing, swap.names, null=null)
-    without = bench.swap(others)
-    rest = ", ".join(others)
-    if without.proven:
-        claim = f"{rest} exchange the results bit for bit without {text}: {text} is not what flipped the token"
-        return Found("refuted", claim, swap.names, refuted=swap.names)
-    limit = f"{text} and {rest} act together: neither gives the other arm's bits without the other"
-    unknown = Found("interaction", limit, swap.names)
-    if swap.restores_token or swap.induces_token:
-        found = weigh_tokens(swap, null_pins(bench)) or unknown
-        return Found(found.outcome, found.claim, found.names, null=found.null, limits=(limit,))
-    return unknown
 
 
 def _verdict(

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from replay.exchange import pin_not_taken
 from replay.verdict import Rounding
-from replay.workbench import pin_not_taken
 
 if TYPE_CHECKING:
     from replay.trial import Trace

@@ -15,7 +15,8 @@ from replay.verdict import Found
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from replay.workbench import Bench, Status, Swap
+    from replay.exchange import Status, Swap
+    from replay.workbench import Bench
 
 EXHAUSTIVE = 4
 """Differing factors up to which every subset is tried: 2^4 plans, since restoring S is inducing all but S."""

@@ -8,7 +8,8 @@ from replay.verdict import Found, Null
 
 if TYPE_CHECKING:
     from replay.case import Plan
-    from replay.workbench import Bench, Swap
+    from replay.exchange import Swap
+    from replay.workbench import Bench
 
 
 def null_pins(bench: Bench) -> Null:

@@ -6,11 +6,12 @@ import pytest
 from replay_worlds import make_case
 
 from replay.effects import interaction, shapley
+from replay.exchange import exchange
 from replay.races import excluded_rate, fisher
 from replay.rounding import rounding_or_bug
 from replay.search import reduce_set
 from replay.trial import Trace
-from replay.workbench import MAX_TRIALS, Bench, exchange
+from replay.workbench import MAX_TRIALS, Bench
 
 NAMES = tuple("abcdefgh")
 
