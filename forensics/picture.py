@@ -191,7 +191,7 @@ def _line(altair: Any, rows: list[dict[str, Any]], name: str, title: str, axis: 
     ticks = (
         altair.Axis(values=ULP_TICKS, format="d", labelOverlap=False)
         if name == "ulp"
-        else altair.Axis(tickCount=4, format="d")
+        else altair.Axis(tickCount=4, tickMinStep=1, format="d")
     )
     tokens = altair.Axis(tickMinStep=1, format="d", labels=bottom)
     base = altair.Chart(altair.Data(values=[row for row in rows if row[name] is not None])).encode(

@@ -142,7 +142,11 @@ def _shapes(plan: Finding) -> str:
     shapes = [re.match(r"tokens=(\d+) rows=(\d+) ", str(value)) for value in (plan.target, plan.reference)]
     if not all(shapes):
         return "another shape"
-    (ours, theirs) = (f"{shape[1]} tokens in {shape[2]} row{'s' * (shape[2] != '1')}" for shape in shapes if shape)
+    (ours, theirs) = (
+        f"{shape[1]} token{'s' * (shape[1] != '1')} in {shape[2]} row{'s' * (shape[2] != '1')}"
+        for shape in shapes
+        if shape
+    )
     return f"{ours} instead of {theirs}"
 
 

@@ -31,7 +31,7 @@ def detect(incident: Incident) -> Iterator[Finding | Gap]:
     recomputed = steps["num_scheduled_tokens"].sum()
     yield Finding(
         "preemption_recompute", RUNG,
-        f"preempted and recomputed {lived[0].height} times before the flip (reference {lived[1].height}); "
+        f"preempted and recomputed {lived[0].height} time(s) before the flip (reference {lived[1].height}); "
         f"{recomputed} tokens computed again in the {'target' if arm is target else 'reference'}",
         int(steps["step"][0]) if arm is target else 0, lived[0].height, lived[1].height,
         citations=arm.cite(int(steps["step"][0])),

@@ -60,14 +60,13 @@ def proof(explanation: Explanation) -> Iterator[str]:
     if explanation.proof is None:
         yield "**Nothing here is proven**: no verdict on file exchanges the results of the two arms bit for bit."
         replays = [one for one in explanation.next_commands if one.startswith(("forensics replay ", "forensics case "))]
-        if replays:
+        if replays and replays[0].startswith("forensics replay"):
             yield "To get a proof, on a machine like the one that recorded this, with the same weights and libraries:"
-            then = (
-                []
-                if replays[0].startswith("forensics replay")
-                else ["python -m replay case.json -o verdict.json", "forensics ingest verdict.json"]
-            )
-            yield fenced([*replays, *then], "sh")
+            yield fenced(replays, "sh")
+        elif replays:
+            engine = markdown(explanation.target.engine or "an engine that is not on record")
+            yield f"This version's replay does not execute {engine}. What one needs is on record, and goes into a case:"
+            yield fenced(replays, "sh")
         elif explanation.standing == "divergence":
             yield "A replay needs the token ids of the request (`--with-ids` when recording): they are not on record."
     for verdict in explanation.verdicts:
