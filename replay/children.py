@@ -158,8 +158,9 @@ class Child:
         assert self._process.stdin
         assert self._process.stdout
         alarm = threading.Timer(self.timeout, self._give_up)
-        alarm.start()
+        alarm.daemon = True  # an interrupt may come before the try: nothing must wait for it then
         try:
+            alarm.start()
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
