@@ -158,7 +158,7 @@ class Child:
         assert self._process.stdin
         assert self._process.stdout
         alarm = threading.Timer(self.timeout, self._give_up)
-        alarm.daemon = True  # a Ctrl-C that comes as it starts leaves it running, and nobody waits for it at exit
+        alarm.daemon = True  # an interrupt may come before the try: nothing must wait for it then
         try:
             alarm.start()
             self._process.stdin.write(json.dumps(request).encode() + b"\n")

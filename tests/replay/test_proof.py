@@ -134,7 +134,11 @@ def test_ctrl_c_keeps_what_ran_and_the_next_run_goes_on(planted, model_path, tmp
     path, out = tmp_path / "case.json", tmp_path / "verdict.json"
     path.write_text(planted.to_json())
     command = [sys.executable, "-m", "replay", str(path), "-o", str(out), "--model", str(model_path)]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+
+    def heed_interrupts():  # a shell that runs tests in the background has them ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts) as process:
         for line in process.stderr:
             if "trial 3" in line:
                 process.send_signal(signal.SIGINT)
