@@ -58,12 +58,14 @@ class Filed:
     @property
     def proves(self) -> bool:
         """Return whether the document holds what a proof needs, and not only the word for it."""
-        bits = {one.name.partition(":")[0]: one.bits_equal for one in self.trials if self._exchanged(one)}
+        exchanged = [one for one in self.trials if self._exchanged(one)]
+        bits = {one.name.partition(":")[0]: one.bits_equal for one in exchanged}
         return (
             self.outcome == "proven"
             and bool(self.factors)
             and bits.get("restored") in ("reference", "both")
             and bits.get("induced") in ("incident", "both")
+            and not any(one.not_taken for one in exchanged)
             and not any(": failed" in control for control in self.controls)
         )
 

@@ -337,6 +337,17 @@ def test_silent_drift_is_said(tmp_path: Path) -> None:
         {"factors": []},
         {"controls": [{"name": "incident reproduced", "passed": False, "detail": "no"}]},
         {"trials": [{"name": "restored: incident with batch.rows of the reference", "bits_equal": "reference"}]},
+        {
+            "trials": [
+                {
+                    "name": "restored: incident with batch.rows of the reference",
+                    "bits_equal": "reference",
+                    "plan": {"batch.rows": "1"},
+                    "observed": {"batch.rows": "4"},
+                },
+                {"name": "induced: reference with batch.rows of the incident", "bits_equal": "incident"},
+            ]
+        },
     ],
 )
 def test_the_word_proven_alone_proves_nothing(tmp_path: Path, changes: dict[str, Any]) -> None:

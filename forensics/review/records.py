@@ -76,6 +76,10 @@ def proof(explanation: Explanation) -> Iterator[str]:
             yield "Its reference is **synthetic**: replay ran the request alone; nobody recorded that run."
         if verdict.factors:
             yield f"Factors, incident against reference: {', '.join(code(factor) for factor in verdict.factors)}."
+        if verdict.findings:
+            yield bullets(markdown(one, 600) for one in verdict.findings)
+        if verdict.null:
+            yield f"Null: {markdown(verdict.null)}."
         yield "Controls:"
         yield bullets(markdown(control) for control in verdict.controls) or "None."
         rows = [
@@ -84,12 +88,12 @@ def proof(explanation: Explanation) -> Iterator[str]:
                 code(one.plan or "-"),
                 one.tokens_equal or "-",
                 one.bits_equal or "-",
-                markdown(one.refused),
+                markdown("; ".join(part for part in (one.refused, one.failed, one.not_taken) if part), 400),
             ]
             for one in verdict.trials
         ]
         if rows:
-            yield table(["trial", "forced plan", "tokens equal to", "bits equal to", "refused because"], rows)
+            yield table(["trial", "forced plan", "tokens equal to", "bits equal to", "no result because"], rows)
         if verdict.limits:
             yield "Limits of this verdict:"
             yield bullets(markdown(limit, 600) for limit in verdict.limits)
