@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("examples")
     for name in ("fixtures", "tools"):
         (made / name).symlink_to(ROOT / name)
-    (ingest,) = filter(can_run, examples("ingest"))
+    ingest = next(filter(can_run, examples("ingest")))
     assert shell(shlex.split(ingest)[1:], made).returncode == 0
     return made
 

@@ -28,7 +28,9 @@ from forensics.console import say, table
 
 
 @app.command(
-    epilog=examples("forensics find --since 10:41 --finish length", "forensics find --prompt-file asked.txt --since 2h")
+    epilog=examples(
+        "forensics find --since 10:41 --finish length", "forensics find --prompt 'Who wrote it?' --since 2h"
+    )
 )
 def find(
     part_of_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Part of either id.")] = None,
@@ -76,7 +78,7 @@ def find(
     )
 
 
-@app.command(epilog=examples("forensics incidents", "forensics incidents --since 2h --replica a --format json"))
+@app.command(epilog=examples("forensics incidents", "forensics incidents --since 2h --format json"))
 def incidents(
     since: Since = None, until: Until = None, replica: Replica = None, model: Model = None,
     db: Db = STORE, format: AsList = ListFormat.table, free_mb: FreeMb = 1024.0, queue_p95_ms: QueueMs = 50.0,
