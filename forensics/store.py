@@ -274,7 +274,7 @@ def _way_out(path: str, said: str) -> str:
 
 
 def _is_duckdb(path: Path) -> bool:
-    """Return whether a file has DuckDB's magic bytes. A log or a table duckdb would open in memory, and keep nothing."""
+    """Return whether a file has DuckDB's magic bytes. A log duckdb would open in memory, and keep nothing."""
     with path.open("rb") as file:
         return file.read(12)[8:] == b"DUCK"
 
