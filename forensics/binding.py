@@ -8,7 +8,8 @@ that has steps of its own is no part but a request, and one that matches nothing
 
 Rows stay as they were written (`stated_request`). Readers ask the view `request`: in it a bound part is no request of
 its own, and a request says what its parts add. What the engine states stays; in what parts contradict each other the
-request says nothing; both are named in the column `contradicted`. Times differ by observer and never contradict.
+request says nothing; both are named in the column `contradicted`. Times differ by observer and never contradict, and
+fields that the contract does not know are each writer's own.
 Digests follow from the whole. All of it is computed anew from the rows, so order does not matter.
 """
 
@@ -137,7 +138,7 @@ def _said() -> str:
     said = ", ".join(
         f"CASE WHEN {apart[name]} OR {against[name]} THEN '{name}' END"
         for name in _bound()
-        if name not in (*times, "external_req_id")
+        if name not in (*times, "external_req_id", "extra")
     )
     return (
         f"INSERT INTO bound BY NAME SELECT b.run_id, b.replica_id, b.req_id, {', '.join(values)}, "

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from forensics.flip import outputs
-from forensics.incidents import incidents
+from forensics.incidents import EVERYTHING, incidents
+from forensics.searching import find
 
 if TYPE_CHECKING:
     from forensics.incident import Incident
@@ -70,9 +71,8 @@ def spread(store: Store, incident: Incident, limits: Thresholds) -> Spread:
     listed = [one.incident for one in incidents(store, limits)]
     pair = {arm.identity for arm in (incident.target, incident.reference) if arm}
     tie = incident.flip.tie if incident.flip else None
-    counted = {row["kind"]: row["rows"] for row in store.ask("counts").to_dicts()}
     return Spread(
-        requests=counted["request"],
+        requests=int(find(store, EVERYTHING, limit=1)["found"].sum()),
         divergent=len(listed),
         same_run=sum(one.target.identity[:2] == incident.target.identity[:2] for one in listed),
         same_tie=sum(tie is not None and one.flip is not None and one.flip.tie == tie for one in listed),

@@ -13,6 +13,9 @@ from forensics.text import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+WIDE = 10_000
+"""Columns where the output is no terminal: nothing is folded, for grep and awk."""
+
 
 def say(message: str) -> None:
     """Print a message to stderr. Its own line ends are kept; whoever quotes a log in it makes that printable first."""
@@ -31,11 +34,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]], *, as_json: bool =
             json.dumps([dict(zip(head, row, strict=True)) for row in rows], ensure_ascii=False, indent=2, default=str)
         )
         return
-    drawn = Table(*head, box=None, pad_edge=False, header_style="bold")
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    longest = max((len(printable(row[0])) for row in rows), default=0)
+    for number, name in enumerate(head):
+        # A request's id is there to be copied: what stands beside it is cut instead.
+        drawn.add_column(name, no_wrap=number == 0 and longest <= console.width // 2)
     for row in rows:
         drawn.add_row(*(Text("" if value is None else printable(value)) for value in row))
-    wide = None if sys.stdout.isatty() else 200
-    Console(highlight=False, width=wide).print(drawn)
+    console.print(drawn)
 
 
 @contextlib.contextmanager

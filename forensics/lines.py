@@ -68,9 +68,9 @@ def letters(explanation: Explanation) -> dict[str, str]:
 
 
 def as_many_as_fit(codes: Sequence[str], width: int) -> str:
-    """Return as many codes as fit on one line, and how many more there are."""
+    """Return as many codes as fit on one line, at least one, and how many more there are."""
     whole = ", ".join(codes)
     if len(whole) <= width:
         return whole
-    kept = whole[: width - len(" and 99 more")].rpartition(", ")[0]
+    kept = whole[: width - len(" and 99 more")].rpartition(", ")[0] or codes[0]
     return f"{kept} and {len(codes) - len(kept.split(', '))} more"

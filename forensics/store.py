@@ -116,6 +116,8 @@ class Store:
                 raise ForensicsError(f"{path}: no such store", BAD_INPUT, "make one with `forensics ingest PATH…`")
             if path.is_dir():
                 raise ForensicsError(f"{path}: a folder, not a store", BAD_INPUT, ANOTHER)
+            if str(path) == ":memory:" or (path.exists() and not _is_duckdb(path)):
+                raise _no_database(path)
         except OSError as fault:
             raise ForensicsError(f"{path}: cannot be opened: {fault.strerror}", BAD_INPUT, ANOTHER) from None
         try:
@@ -271,6 +273,16 @@ def _way_out(path: str, said: str) -> str:
     return _rebuild(path, []) if DAMAGED.search(said) else ANOTHER
 
 
+def _is_duckdb(path: Path) -> bool:
+    """Return whether a file has DuckDB's magic bytes. A log duckdb would open in memory, and keep nothing."""
+    with path.open("rb") as file:
+        return file.read(12)[8:] == b"DUCK"
+
+
+def _no_database(path: Path) -> ForensicsError:
+    return ForensicsError(f"{path}: not a DuckDB database", BAD_INPUT, f"{ANOTHER}; nothing was changed")
+
+
 def _cannot_open(path: Path, fault: duckdb.Error) -> ForensicsError:
     said = _first_line(fault)
     if re.search(r"\block\b", said):
@@ -278,5 +290,5 @@ def _cannot_open(path: Path, fault: duckdb.Error) -> ForensicsError:
         who = f" by process {holder[1]}" if holder else ""
         return ForensicsError(f"{path}: in use{who}", BAD_INPUT, "wait until it has finished, or choose another --db")
     if "not a valid DuckDB database" in said:
-        return ForensicsError(f"{path}: not a DuckDB database", BAD_INPUT, f"{ANOTHER}; nothing was changed")
+        return _no_database(path)
     return ForensicsError(f"{path}: cannot be opened: {said}", BAD_INPUT, _way_out(str(path), said))

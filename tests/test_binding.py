@@ -131,6 +131,12 @@ def test_parts_that_contradict_each_other_say_nothing_there(tmp_path: Path, stor
     assert (row["tenant_sha256"], row["raw_prompt_sha256"], row["contradicted"]) == (None, "cc", ["tenant_sha256"])
 
 
+def test_fields_that_the_contract_does_not_know_never_contradict(tmp_path: Path, store: Store) -> None:
+    ingest(store, tmp_path / "a.jsonl", ENGINE | {"scheduler": "x"}, GATEWAY | {"route": "y"})
+    (row,) = whole(store)
+    assert (row["contradicted"], row["tenant_sha256"]) == ([], "tt")
+
+
 def test_an_engine_record_that_comes_later_is_not_contradicted_by_its_part(tmp_path: Path, store: Store) -> None:
     ingest(store, tmp_path / "a.jsonl", ENGINE, GATEWAY)
     part = {"kind": "request", "run_id": "r", "replica_id": "p", "req_id": "chat-1-ab", "truncated": False}

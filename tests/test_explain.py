@@ -133,6 +133,15 @@ def test_prefix_cache(tmp_path: Path) -> None:
     assert "prefix_cache_hit" in codes(told(tmp_path, story))
 
 
+def test_an_environment_of_which_nothing_follows_does_not_come_before_another_input(tmp_path: Path) -> None:
+    there = Story("run-2").engine(environment={"HOST_NOTE": "x"})
+    there.request("cut", B, prompt=(7, 8), drift=0.25, truncated=True)
+    found = told(tmp_path, Story().engine().request("idle", A), there, req="cut", against="idle")
+    assert {"environment_change", "effective_request_drift"} <= codes(found)
+    assert found.root_cause == "effective_request_drift"
+    assert found.chain_grade == "consistent", "the other environment is not ruled out"
+
+
 def test_weights_and_environment(tmp_path: Path) -> None:
     idle = Story("run-1").engine().request("idle", A)
     load = (

@@ -165,6 +165,14 @@ def test_impact_counts(tmp_path: Path) -> None:
     assert "`other`" in text
 
 
+def test_what_a_gateway_says_is_no_request_of_its_own(tmp_path: Path) -> None:
+    story = loaded()
+    story.add("request", req_id="load", run_id="", replica_id="", seq=None, writer=None, tenant_sha256="t" * 64)
+    found = told(tmp_path, story)
+    assert found.spread is not None
+    assert found.spread.requests == 3
+
+
 def test_the_answer_about_regimes(tmp_path: Path) -> None:
     title = "Which execution regime ran, and what pushed us into it?"
     story = loaded()

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from forensics.bars import ASCII, UNICODE, bars, glyphs
+from forensics.console import table
 from forensics.explain import explain
+from forensics.lines import as_many_as_fit
 from forensics.load import load
 from forensics.reports import terminal
 from forensics.store import Store
@@ -247,3 +249,19 @@ def test_long_runs_fit(tmp_path: Path) -> None:
     assert max(map(len, lines[:3])) <= 80
     assert "flip at 398" in lines[2]
     assert lines[2].index("▲") == 398 // 5
+
+
+def test_a_list_on_a_terminal_shows_whole_ids(filled: tuple[Path, str]) -> None:
+    db, request = filled
+    text = in_terminal(80, [sys.executable, "-m", "forensics.cli", "incidents", "--db", str(db)]).decode()
+    assert request in text
+
+
+def test_a_list_in_a_pipe_is_cut_nowhere(capsys: pytest.CaptureFixture[str]) -> None:
+    table(["id", "file"], [["x" * 150, "y" * 150]])
+    assert "x" * 150 + "  " + "y" * 150 in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("width", "said"), [(80, "arrival_burst, paging"), (20, "arrival_burst and 1 more")])
+def test_as_many_as_fit_counts_what_it_leaves_out(width: int, said: str) -> None:
+    assert as_many_as_fit(("arrival_burst", "paging"), width) == said

@@ -95,12 +95,19 @@ def test_created_once_and_opened_again(tmp_path: Path) -> None:
         assert store.ask("sources").height == 0
 
 
-def test_not_a_database(tmp_path: Path) -> None:
-    path = tmp_path / "a.duckdb"
-    path.write_bytes(b"no database at all" * 1000)
+@pytest.mark.parametrize("name", ["a.duckdb", "a.jsonl", "a.json", "a.csv", "a.parquet"])
+def test_not_a_database(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b'{"kind":"engine","run_id":"r"}\n' * 1000)
     before = path.read_bytes()
     assert "not a DuckDB database" in refused(path, create=True).message
     assert path.read_bytes() == before
+
+
+def test_memory_is_no_place_for_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    memory = (tmp_path / ":memory:").relative_to(tmp_path)
+    assert "not a DuckDB database" in refused(memory, create=True).message
 
 
 def test_another_database_is_left_alone(tmp_path: Path) -> None:
