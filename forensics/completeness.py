@@ -59,7 +59,7 @@ class Loss:
 class RunInFile:
     """One run in one file. missing: None where lines have no numbers. by_policy: left out as asked, and no loss.
 
-    shut_down: the end of the run is on record, in whatever file.
+    shut_down: the end of the run is on record, in whatever file; None for records that name no run.
     """
 
     replica: str
@@ -70,7 +70,7 @@ class RunInFile:
     dropped: int
     by_policy: int
     faults: int
-    shut_down: bool
+    shut_down: bool | None
     clock: str
     rows: int
     set_aside: int
@@ -133,7 +133,7 @@ def runs_in_files(store: Store) -> list[RunInFile]:
                 replica=row["replica_id"], run=row["run_id"], begins=row["first_ts"], ends=row["last_ts"],
                 missing=None if row["unnumbered"] and not missing[key] else missing[key],
                 dropped=counts["drops", key], by_policy=counts["thinned", key] + counts["segments_deleted", key],
-                faults=counts["faults", key], shut_down=key[1:] in ended, clock=_clock(row),
+                faults=counts["faults", key], shut_down=key[1:] in ended if row["run_id"] else None, clock=_clock(row),
             )
         )  # fmt: skip
     return found

@@ -28,13 +28,13 @@ class Consequence:
 
 @dataclass(frozen=True)
 class Also:
-    """Another request that diverged. flip_at and margin_ulps: None where that is not on record."""
+    """Another request that diverged. flip_at and gap_ulps: None where that is not on record."""
 
     run_id: str
     req_id: str
     arrival_ts: float | None
     flip_at: int | None
-    margin_ulps: float | None
+    gap_ulps: float | None
     tie: str | None
 
 
@@ -82,8 +82,7 @@ def spread(store: Store, incident: Incident, limits: Thresholds) -> Spread:
 
 def _also(incident: Incident) -> Also:
     flip, request = incident.flip, incident.target.request
-    ulps = [one for one in (flip.target_ulps, flip.reference_ulps) if one is not None] if flip else []
     return Also(
         request["run_id"], request["req_id"], request["arrival_ts"], flip.token_index if flip else None,
-        min(ulps, default=None), flip.tie if flip else None,
+        flip.gap_ulps if flip else None, flip.tie if flip else None,
     )  # fmt: skip

@@ -21,6 +21,11 @@ BEFORE_LOGITS = ("lora",)
 """Members of the decode configuration that act before the raw logits."""
 SHAPES_REQUESTS = ("max_model_len", "engine_version", "versions.transformers", "template", "tokenizer", "truncat")
 """Parts of names of settings that act on a prompt before the model sees it."""
+SCHEDULES = (
+    "engine_version", "scheduler", "max_num", "max_model_len", "chunk", "batch", "block", "gpu_memory", "kv_cache",
+    "prefix_cach", "graph", "compilation", "tp_size", "pp_size", "dp_size",
+)  # fmt: skip
+"""Parts of names of settings that decide which requests share a launch, and in which shape."""
 JUST_BEFORE = ("preemption_recompute",)
 """Effects that take place between two steps of the request: a cause may show in the step before."""
 CANNOT_TELL = "dose: cannot be told from the log"
@@ -40,6 +45,8 @@ def dose(cause: Finding, effect: Finding, incident: Incident, table: PlanTable) 
         return True, "dose: other tokens went in, so other logits come out"
     if pair == ("environment_change", "effective_request_drift"):
         return _shapes_requests(cause)
+    if cause.code == "environment_change" and effect.code in ("batch_recomposition", "shape_class_change"):
+        return _schedules(cause)
     if pair == ("shape_class_change", "logit_drift"):
         if flip is not None and flip.tie == "clear":
             return None, "dose: the candidates were clearly apart; another rounding order does not explain that alone"
@@ -83,6 +90,13 @@ def _shapes_requests(environment: Finding) -> Dose:
     if named:
         return None, f"dose: {', '.join(named)} can change what the model sees; whether it did cannot be told"
     return False, "dose: nothing of the environment that differs shapes a request"
+
+
+def _schedules(environment: Finding) -> Dose:
+    named = [name for name in environment.target or () if any(part in name for part in SCHEDULES)]
+    if named:
+        return None, f"dose: {', '.join(named[:3])} can change how launches are composed; whether it did cannot be told"
+    return False, "dose: nothing of the environment that differs composes launches"
 
 
 def _takes_away(cause: Finding) -> bool:

@@ -21,7 +21,8 @@ class Flip:
 
     margin: top-1 minus top-2 raw logit, whichever tokens these are. gap: the arm's own token minus the other arm's
     token, None unless both are among the recorded top: only a gap tells how far the flip was. drift: how far the two
-    candidates moved against each other between the arms. ulps are in the logit dtype.
+    candidates moved against each other between the arms. gap_ulps: the smaller gap of the two arms. ulps are in the
+    logit dtype.
     from_logits: both tokens are the highest raw logit of their arm, and the logits differ; None: not on record.
     """
 
@@ -38,6 +39,7 @@ class Flip:
     reference_gap: float | None = None
     dtype: str | None = None
     drift: float | None = None
+    gap_ulps: float | None = None
     tie: str | None = None
     from_logits: bool | None = None
 
@@ -91,10 +93,11 @@ def flip_at(target: Evidence, reference: Evidence, index: int) -> Flip:
         return Flip(index, **steps, **tokens)  # type: ignore[arg-type]
     own, other = _gap(ours, theirs), _gap(theirs, ours)
     known = [(abs(gap), row) for gap, row in ((own, ours), (other, theirs)) if gap is not None]
-    tie = None
+    tie = ulps = None
     if known:
         gap, row = min(known, key=lambda pair: pair[0])
-        tie = tie_class(gap, _ulps(row, gap))
+        ulps = _ulps(row, gap)
+        tie = tie_class(gap, ulps)
     margins = [_margin(row) for row in (ours, theirs)]
     return Flip(
         index, **steps, **tokens,  # type: ignore[arg-type]
@@ -103,7 +106,7 @@ def flip_at(target: Evidence, reference: Evidence, index: int) -> Flip:
         target_gap=own, reference_gap=other,
         dtype=ours["logit_dtype"] or theirs["logit_dtype"],
         drift=None if own is None or other is None else own + other,
-        tie=tie, from_logits=_from_logits(ours, theirs),
+        gap_ulps=ulps, tie=tie, from_logits=_from_logits(ours, theirs),
     )  # fmt: skip
 
 

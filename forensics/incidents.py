@@ -31,7 +31,6 @@ class Listed:
     def row(self) -> dict[str, Any]:
         """Return what a list shows of it."""
         target, reference, flip = self.incident.target, self.incident.reference, self.incident.flip
-        ulps = [one for one in (flip.target_ulps, flip.reference_ulps) if one is not None] if flip else []
         return {
             "request": target.request["req_id"],
             "client's id": target.request["external_req_id"],
@@ -40,7 +39,7 @@ class Listed:
             "runs": self.runs,
             "outputs": self.outputs,
             "flip at": flip.token_index if flip else None,
-            "margin, ulp": min(ulps, default=None),
+            "gap, ulp": flip.gap_ulps if flip else None,
             "class": flip.tie if flip else None,
         }
 

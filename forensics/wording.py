@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from forensics import chain
 from forensics.findings import Rung
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 REPLAYED = ("transformers",)
 """Engines that this version's replay executes."""
+MOST_NAMED = 3
 STOPPED = "(stopped)"
 GRADED = {
     "proven": "proven", "supported": "supported, not proven", "consistent": "consistent with the log, not proven",
@@ -100,19 +101,9 @@ def _closeness(flip: Flip, rounding: tuple[str, str]) -> str:
         return "how close the two candidates were is not on record"
     if flip.tie == "exact tie":
         return f"an exact tie in {dtype}{rounding[0]}"
-    apart = f"{min(gaps):.4g} logits apart in {dtype}{_ulps(flip, min(gaps))}"
+    ulps = "" if flip.gap_ulps is None else f" ({flip.gap_ulps:.3g} ulp)"
+    apart = f"{min(gaps):.4g} logits apart in {dtype}{ulps}"
     return apart + rounding[flip.tie == "clear"]
-
-
-def _ulps(flip: Flip, gap: float) -> str:
-    arms = (
-        (flip.target_gap, flip.target_margin, flip.target_ulps),
-        (flip.reference_gap, flip.reference_margin, flip.reference_ulps),
-    )
-    for own, margin, ulps in arms:
-        if own is not None and abs(own) == gap and margin == gap and ulps is not None:
-            return f" ({ulps:.3g} ulp)"
-    return ""
 
 
 def _pushed(root: Finding) -> str:
@@ -121,8 +112,17 @@ def _pushed(root: Finding) -> str:
         return f"The request {_shared(root)}"
     if root.code == "shape_class_change":
         return f"The launches had {_shapes(root)}"
+    if root.code == "environment_change" and isinstance(root.target, dict) and isinstance(root.reference, dict):
+        return f"The environment differs ({_named(root.target, root.reference)})"
     says = root.says.partition("; ")[0]
     return says[:1].upper() + says[1:]
+
+
+def _named(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
+    """Return the first settings that differ, and how many more there are: the findings list them all."""
+    shown = [f"{name} {ours[name]!r} against {theirs.get(name)!r}" for name in list(ours)[:MOST_NAMED]]
+    more = len(ours) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def _shared(batch: Finding) -> str:

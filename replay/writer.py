@@ -199,6 +199,7 @@ class Writer:
             if kind == "engine":
                 if not self._engine:
                     record["recording"] = self._policy.facts()
+                    record["clock"] = {self.clock_id: _clock_pair()}
                 self._engine.append(_body(record))
             lines.extend(self._retention.sift(record))
         except Exception as fault:  # noqa: BLE001 - one record that cannot be written must not end the thread
@@ -252,6 +253,13 @@ def _event(what: str, detail: dict[str, Any]) -> dict[str, Any]:
 def _body(record: dict[str, Any]) -> str:
     """Return a record as JSON without its braces: the envelope comes around it when the line is written."""
     return _encode(record)[1:-1]
+
+
+def _clock_pair() -> dict[str, Any]:
+    """Return one wall reading between two monotonic ones: what ties this process's clock to wall time, and how well."""
+    before = time.monotonic_ns()
+    wall = time.time()
+    return {"wall_ts": round(wall, 6), "mono_before_ns": before, "mono_after_ns": time.monotonic_ns()}
 
 
 def _orphan(reference: weakref.ref[Writer]) -> None:

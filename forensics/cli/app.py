@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shlex
 from enum import StrEnum
 from pathlib import Path
@@ -118,3 +119,14 @@ def limits(free_mb: float = 1024.0, queue_p95_ms: float = 50.0, evaporation_rati
     from forensics.timeline import Thresholds
 
     return Thresholds(free_mb=free_mb, queue_p95_ms=queue_p95_ms, evaporation_ratio=evaporation_ratio)
+
+
+def above_zero(text: str) -> float:
+    """Return the number that an option gives. Raises BadParameter for anything but a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise typer.BadParameter(f"{text!r} is not a number above 0")
+    return value

@@ -15,6 +15,7 @@ from forensics.cli.app import (
     Db,
     ListFormat,
     ReqId,
+    above_zero,
     app,
     examples,
     limits,
@@ -67,7 +68,9 @@ def replay(
     against: Against = None,
     model: Annotated[Path | None, typer.Option("--model", help="Folder of the model, if not where it was.")] = None,
     python: Annotated[str, typer.Option("--python", help="Interpreter with torch and transformers.")] = sys.executable,
-    timeout: Annotated[float, typer.Option("--timeout", help="Seconds that one trial may take.")] = 600.0,
+    timeout: Annotated[
+        float, typer.Option("--timeout", parser=above_zero, help="Seconds that one trial may take.")
+    ] = 600.0,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Times that the incident runs again.")] = 2,
     db: Db = STORE,
 ) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from forensics.cli.app import Grouped, app, examples
+from forensics.cli.app import Grouped, above_zero, app, examples
 from forensics.console import say
 from forensics.errors import INCONCLUSIVE
 
@@ -35,17 +34,6 @@ class Trigger(StrEnum):
     preemption = "preemption"
     regime = "regime"
     signal = "signal"
-
-
-def above_zero(text: str) -> float:
-    """Return the number that an option gives. Raises BadParameter for anything but a finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise typer.BadParameter(f"{text!r} is not a number above 0")
-    return value
 
 
 def amount(name: str, unit: str, help: str, group: str) -> typer.models.OptionInfo:

@@ -45,7 +45,7 @@ def find(
         str | None, typer.Option("--output-sha256", metavar="HEX", help="The same of the answer's token ids.")
     ] = None,
     finish: Annotated[str | None, typer.Option("--finish", help="Finish reason: stop, length, abort, …")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Show at most so many, the oldest.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1_000_000, help="Show at most so many, the oldest.")] = 50,
     db: Db = STORE, format: AsList = ListFormat.table,
 ) -> None:  # fmt: skip
     """Find requests by time, replica, model, prompt or answer. Exit code 0 even if there are none: it says so."""

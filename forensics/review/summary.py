@@ -139,9 +139,9 @@ def impact(explanation: Explanation) -> Iterator[str]:
         rows = [
             [
                 code(one.req_id), code(moment(one.arrival_ts)), "-" if one.flip_at is None else str(one.flip_at),
-                "-" if one.margin_ulps is None else f"{one.margin_ulps:.3g}", one.tie or "not on record",
+                "-" if one.gap_ulps is None else f"{one.gap_ulps:.3g}", one.tie or "not on record",
             ]
             for one in spread.others
         ]  # fmt: skip
-        yield table(["also divergent", "arrived", "flip at token", "margin, ulp", "closeness"], rows)
+        yield table(["also divergent", "arrived", "flip at token", "gap, ulp", "closeness"], rows)
         yield "Whether these have the same cause was not looked at: run `forensics explain` on each."

@@ -5,6 +5,7 @@ Nothing in here can fail a call: faults of hooks are counted and written, the ca
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import sys
 import threading
@@ -58,9 +59,18 @@ class Run:
         self.next_step = 0
         self.memory = FreeMemory()
 
+        atexit.register(self.shut_down)  # before the recorder's own end: the last registered goes first
+
+    def shut_down(self) -> None:
+        """Say that the run is over, so that its end is told from a cut. Once; the recorder refuses what follows."""
+        atexit.unregister(self.shut_down)
+        if not self.recorder.closed:
+            self.recorder.write("event", what="shutdown", detail={"engine_steps": self.next_step})
+
     def close(self) -> None:
         """Write what is left and end the file; a hash that takes too long is given up."""
         self.weights.join(CLOSING_SECONDS)
+        self.shut_down()
         self.recorder.close()
 
     def headroom(self) -> dict[str, Any]:

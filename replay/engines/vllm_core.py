@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import socket
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +79,6 @@ def observe(core: Any, recorder: Recorder) -> list[str]:
         pid=os.getpid(),
         rank_hosts=[worker["host"] for worker in workers] or None,
         token_tag_key_id=recorder.tag_key_id,
-        clock={recorder.clock_id: _clock_pair()},
         weights_version=getattr(core, "_weight_version", None),
         scheduler_limits=records.scheduler_limits(scheduler),
         # This scheduler knows no tenants: any two requests may share a launch.
@@ -144,10 +142,3 @@ def _hash_weights(recorder: Recorder, model: str, revision: str | None) -> None:
         recorder.write("engine", weights_sha256=host.weights_sha256(directory))
     except Exception as fault:  # noqa: BLE001 - the reason goes on record; the server goes on
         recorder.write("engine", weights_digest_status=f"{type(fault).__name__}: {fault}")
-
-
-def _clock_pair() -> dict[str, Any]:
-    """Return one wall reading between two monotonic ones: what ties this process's clock to wall time, and how well."""
-    before = time.monotonic_ns()
-    wall = time.time()
-    return {"wall_ts": round(wall, 6), "mono_before_ns": before, "mono_after_ns": time.monotonic_ns()}
