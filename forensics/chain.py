@@ -119,18 +119,19 @@ def accepted(links: Sequence[Link]) -> list[Link]:
 
 
 def root_causes(findings: Sequence[Finding], links: Sequence[Link]) -> list[Finding]:
-    """Return the earliest findings that lead to the flip and have no accepted cause themselves.
+    """Return the earliest findings that lead to the flip and have no accepted cause themselves, lowest rung first.
 
-    Of equally early ones those come first of whose effect the log tells something, and then the lowest rung.
+    One of whose effect the log tells nothing is a root only where there is no other.
     """
     carrying = accepted(links)
     leading = upstream("token_flip", carrying)
     caused = {one.effect for one in carrying}
     roots = [f for f in findings if f.code in leading and f.code not in caused and f.code not in CONDITIONS]
-    first = min((f.onset for f in roots), default=0)
     # An environment always differs in something: it does not come before what is known to have such an effect.
     told = {one.cause for one in carrying if CANNOT_TELL not in one.why}
-    return sorted((f for f in roots if f.onset == first), key=lambda f: (f.code not in told, f.rung))
+    roots = [f for f in roots if f.code in told] or roots
+    first = min((f.onset for f in roots), default=0)
+    return sorted((f for f in roots if f.onset == first), key=lambda f: f.rung)
 
 
 def path(root: str, links: Sequence[Link]) -> list[Link]:

@@ -149,7 +149,7 @@ def _whole(store: Store) -> Iterable[Grade]:
         yield Grade("completeness", "missing", "records without writer and seq", "number every line: writer and seq")
     elif said:
         yield Grade("completeness", "partial", said, "`forensics sources` shows in which file and run")
-    elif not all(any(other.shut_down for other in runs if other.run == one.run) for one in runs):
+    elif not all(any(other.shut_down for other in runs if other.run == one.run) for one in runs if one.run):
         yield Grade("completeness", "partial", "no end is on record", "write event what=shutdown as the last line")
     else:
         yield Grade("completeness", "pass", "", "")

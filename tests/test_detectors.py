@@ -8,6 +8,7 @@ import pytest
 
 from forensics.causes import BESIDE, CAUSES
 from forensics.detectors.arrival_burst import binomial_tail
+from forensics.explain import explain
 from tests.story import GREEDY, A, B, Story, codes, grades, loaded, told
 
 if TYPE_CHECKING:
@@ -527,3 +528,19 @@ def test_the_table_of_causes_is_read_from_the_effect_down() -> None:
     for effect, causes in CAUSES.items():
         assert all(order.index(cause) > order.index(effect) for cause in causes if cause in order), effect
         assert not set(causes) & set(BESIDE)
+
+
+@pytest.mark.parametrize(
+    ("engine", "root"),
+    [
+        ({"environment": {"GREETING": "hello"}}, "batch_recomposition"),
+        ({"config": {"scheduler_config": {"max_num_seqs": 4}}}, "environment_change"),
+    ],
+)
+def test_only_what_composes_launches_is_blamed_for_them(tmp_path: Path, engine: dict[str, Any], root: str) -> None:
+    idle = {"environment": {"GREETING": "hi"}, "config": {"scheduler_config": {"max_num_seqs": 1}}}
+    story = Story().engine(**idle).request("idle-1", A).request("idle-2", A)
+    with story.tell(tmp_path, Story("run-2").engine(**(idle | engine)).request("load", B, rows=4, drift=0.25)) as store:
+        found = explain(store, "load")
+    assert "environment_change" in codes(found)
+    assert found.root_cause == root
