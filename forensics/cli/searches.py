@@ -91,8 +91,8 @@ def incidents(
     with opened(db) as store:
         found = run(store, limits(free_mb, queue_p95_ms, evaporation_ratio), scope(store, since, until, replica, model))
     rows = [one.row() for one in found]
-    table(
-        list(rows[0]) if rows else ["request"], [list(row.values()) for row in rows], as_json=format is ListFormat.json
-    )
+    as_json = format is ListFormat.json
+    if rows or as_json:
+        table(list(rows[0]) if rows else [], [list(row.values()) for row in rows], as_json=as_json)
     say(f"{len(found)} divergent request(s)" + ("; next: forensics explain REQUEST" if found else ""))
     raise typer.Exit(1 if found else 0)
