@@ -30,7 +30,7 @@ class RecordingKey:
 
     def token_tag(self, position: int, token_id: int) -> str:
         """Return the tag of a token at an output position: 16 hex digits."""
-        return hmac.new(self._key, f"{position}:{token_id}".encode(), hashlib.sha256).hexdigest()[:16]
+        return hmac.digest(self._key, f"{position}:{token_id}".encode(), "sha256")[:8].hex()
 
     def tenant_sha256(self, tenant: str) -> str:
         """Return the hash of a tenant's name or id: 64 hex digits."""
