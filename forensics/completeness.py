@@ -99,13 +99,13 @@ def losses(store: Store) -> list[Loss]:
     return found
 
 
-def lost(store: Store, run_id: str, replica_id: str, first: int, last: int) -> list[Loss]:
-    """Return what may be lost of the engine steps from `first` to `last` of one run: the gap to name in an answer.
+def lost(known: list[Loss], run_id: str, replica_id: str, first: int, last: int) -> list[Loss]:
+    """Return which losses may be of the engine steps from `first` to `last` of one run: the gap to name in an answer.
 
     A recorder tells how many records it dropped since it last told, not where: such a loss spans all the time between.
     """
     run = (run_id, replica_id)
-    return [loss for loss in losses(store) if (loss.run_id, loss.replica_id) == run and loss.touches(first, last)]
+    return [loss for loss in known if (loss.run_id, loss.replica_id) == run and loss.touches(first, last)]
 
 
 def runs_in_files(store: Store) -> list[RunInFile]:

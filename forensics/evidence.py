@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -25,15 +25,16 @@ class Evidence:
     `regime_extended` are those of the worst rank, which `regime_rank` and `regime_extended_rank` name; regime_… are the
     inputs on that rank.
     members: every row of every launch that the request was part of. engine: None when the run has no engine record.
-    arrivals: (req_id, arrival_ts [s], arrival_step) of every request of the run. limits: the borders of the regimes.
+    limits: the borders of the regimes. arrivals: (req_id, arrival_ts [s], arrival_step) of every request of the run,
+    for the two arms of an incident only: a cohort may have a hundred runs.
     """
 
     request: dict[str, Any]
     engine: dict[str, Any] | None
     steps: pl.DataFrame
     members: pl.DataFrame
-    arrivals: pl.DataFrame
     limits: Thresholds
+    arrivals: pl.DataFrame = field(default_factory=pl.DataFrame)
 
     @property
     def name(self) -> str:
@@ -104,10 +105,15 @@ def gather(store: Store, request: dict[str, Any], limits: Thresholds) -> Evidenc
         engine=engine,
         steps=_with_batch(steps, batches),
         members=store.ask("members", **window),
-        arrivals=store.ask("arrivals", **where),
         limits=limits,
     )
     return replace(evidence, steps=_with_regimes(evidence, batches, waits))
+
+
+def with_arrivals(store: Store, evidence: Evidence) -> Evidence:
+    """Return the evidence with all arrivals of its run."""
+    run_id, replica_id, _ = evidence.identity
+    return replace(evidence, arrivals=store.ask("arrivals", run_id=run_id, replica_id=replica_id))
 
 
 def _with_regimes(evidence: Evidence, batches: pl.DataFrame, waits: pl.DataFrame) -> pl.DataFrame:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from forensics import chain, detectors
-from forensics.completeness import lost
+from forensics.completeness import losses, lost
 from forensics.consequence import consequence, spread
 from forensics.coverage import coverage, record_first
 from forensics.exhibits import exhibits
@@ -102,11 +102,11 @@ def _lost(store: Store, incident: Incident, findings: list[Finding]) -> list[Gap
     """Return what lost records keep us from ruling out: what they may have said, no silence of a detector denies."""
     if incident.standing != "divergence":
         return []
-    found = []
+    known, found = losses(store), []
     for arm, lived in zip(incident.arms(), incident.lived(), strict=True):
         steps = lived["engine_step"].drop_nulls().to_list()
         run_id, replica_id, _ = arm.identity
-        for loss in lost(store, run_id, replica_id, min(steps), max(steps)) if steps else ():
+        for loss in lost(known, run_id, replica_id, min(steps), max(steps)) if steps else ():
             for code, stops in IN_LOST_RECORDS.items():
                 if code not in {finding.code for finding in findings}:
                     found.append(Gap(code, f"what was in {loss.told()}", stops))

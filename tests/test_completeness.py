@@ -58,10 +58,13 @@ def test_a_gap_is_placed(tmp_path: Path, store: Store) -> None:
     told(store, tmp_path / "a.jsonl", story)
     (loss,) = losses(store)
     assert (loss.why, loss.records, loss.after_step, loss.until_step) == ("missing", 3, 1, 3)
-    assert lost(store, "run-1", "r0", 2, 2) == [loss]
-    assert lost(store, "run-1", "r0", 0, 1) == [loss], "a record of step 1 may be among them"
+    assert lost(losses(store), "run-1", "r0", 2, 2) == [loss]
+    assert lost(losses(store), "run-1", "r0", 0, 1) == [loss], "a record of step 1 may be among them"
     assert (
-        lost(store, "run-1", "r0", 0, 0) == lost(store, "run-1", "r0", 4, 9) == lost(store, "other", "r0", 2, 2) == []
+        lost(losses(store), "run-1", "r0", 0, 0)
+        == lost(losses(store), "run-1", "r0", 4, 9)
+        == lost(losses(store), "other", "r0", 2, 2)
+        == []
     )
     assert "3 records missing between engine step 1 and engine step 3" in loss.told()
     assert in_a_line(runs_in_files(store)).startswith("3 records are missing")
@@ -111,8 +114,8 @@ def test_drops_lie_between_two_reports(tmp_path: Path, store: Store) -> None:
     told(store, tmp_path / "a.jsonl", story)
     found = losses(store)
     assert [(one.records, one.after_step, one.until_step) for one in found] == [(5, None, 4), (7, 7, 8)]
-    assert lost(store, "run-1", "r0", 5, 6) == []
-    assert lost(store, "run-1", "r0", 8, 9) == [found[1]]
+    assert lost(losses(store), "run-1", "r0", 5, 6) == []
+    assert lost(losses(store), "run-1", "r0", 8, 9) == [found[1]]
     assert [run.dropped for run in runs_in_files(store)] == [12]
 
 

@@ -35,13 +35,12 @@ def detect(incident: Incident) -> Iterator[Finding | Gap]:
         return
     if not found.places:
         return
-    shares = [_least_share(steps.to_dicts()) for steps in incident.lived()]
-    ours, theirs = (_least(steps.to_dicts()) for steps in incident.lived())
+    (ours, our_words), (theirs, their_words) = (_least(steps.to_dicts()) for steps in incident.lived())
     yield Finding(
         "memory_pressure", RUNG,
-        f"memory was short in one arm alone in {len(found.places)} steps up to the flip: at the least {ours}, in the "
-        f"reference {theirs}",
-        found.onset, shares[0], shares[1], how="derived", steps=found.steps, citations=found.cite(incident),
+        f"memory was short in one arm alone in {len(found.places)} steps up to the flip: at the least {our_words}, in "
+        f"the reference {their_words}",
+        found.onset, ours, theirs, how="derived", steps=found.steps, citations=found.cite(incident),
     )  # fmt: skip
 
 
@@ -52,21 +51,15 @@ def _short(row: dict[str, Any], border_mb: float) -> Facts:
     return {} if free is None else {"short": free < border_mb}
 
 
-def _least_share(rows: list[dict[str, Any]]) -> float | None:
-    """Return the smallest free part of the KV pool, or of free memory in MiB where no pool is on record."""
-    pools = [row["kv_blocks_free"] / row["kv_blocks_total"] for row in rows
-             if row["kv_blocks_free"] is not None and row["kv_blocks_total"]]  # fmt: skip
-    return min(pools or [row["regime_free_mb"] for row in rows if row["regime_free_mb"] is not None], default=None)
-
-
-def _least(rows: list[dict[str, Any]]) -> str:
+def _least(rows: list[dict[str, Any]]) -> tuple[float | None, str]:
+    """Return the smallest free part of the KV pool (free memory in MiB where no pool is on record), and its words."""
     pools = [
-        (row["kv_blocks_free"], row["kv_blocks_total"])
+        (row["kv_blocks_free"] / row["kv_blocks_total"], row["kv_blocks_free"], row["kv_blocks_total"])
         for row in rows
         if row["kv_blocks_free"] is not None and row["kv_blocks_total"]
     ]
     if pools:
-        free, total = min(pools, key=lambda pool: pool[0] / pool[1])
-        return f"{free} of {total} KV blocks free"
+        share, free, total = min(pools, key=lambda pool: pool[0])
+        return share, f"{free} of {total} KV blocks free"
     free_mb = min((row["regime_free_mb"] for row in rows if row["regime_free_mb"] is not None), default=None)
-    return "free memory not on record" if free_mb is None else f"{free_mb:g} MiB free"
+    return free_mb, "free memory not on record" if free_mb is None else f"{free_mb:g} MiB free"

@@ -118,6 +118,17 @@ class Evidence:
         """Return the input shapes of every profiled call of an operator."""
         return [shapes for name, shapes in self.operators if name == operator]
 
+    def keys_seen(self) -> list[bool] | None:
+        """Return which keys the last query may see, from the mask that reached attention: [] for none, None: unseen."""
+        launch = self.launches[0]
+        if not launch.mask_seen:
+            return None
+        if launch.attention_mask is None:
+            return []
+        last = launch.attention_mask[self.row, 0, -1]
+        seen: list[bool] = (last == 0 if last.dtype.is_floating_point else last).bool().tolist()
+        return seen
+
     @cached_property
     def report(self) -> str:
         """Return torch's own summary of its threads and build."""

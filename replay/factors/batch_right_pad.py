@@ -15,11 +15,5 @@ def pin(value: str, setup: Setup) -> Iterator[None]:
 
 def observe(evidence: Evidence) -> str | None:
     """Return how many trailing keys the last query may not see, from the mask that reached attention."""
-    launch = evidence.launches[0]
-    if not launch.mask_seen:
-        return None
-    if launch.attention_mask is None:
-        return "0"
-    last = launch.attention_mask[evidence.row, 0, -1]
-    visible = last if last.dtype.is_floating_point is False else last == 0
-    return str(int(visible.flip(0).int().argmax()))
+    seen = evidence.keys_seen()
+    return None if seen is None else str(seen[::-1].index(True) if True in seen else 0)
