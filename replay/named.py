@@ -90,8 +90,12 @@ def _judge(bench: Bench, swap: Swap) -> Found:
     if without.proven:
         claim = f"{rest} exchange the results bit for bit without {text}: {text} is not what flipped the token"
         return Found("refuted", claim, swap.names, refuted=swap.names)
-    limit = f"{text} and {rest} act together: neither gives the other arm's bits without the other"
-    unknown = Found("interaction", limit, swap.names)
+    if without.status == "open":  # a trial that did not run is no evidence for an interaction
+        limit = f"what {rest} do without {text} could not be tried: {without.why_not}"
+        unknown = Found("inconclusive", f"exchanging {text} alone brings neither result; {limit}", swap.names)
+    else:
+        limit = f"{text} and {rest} act together: neither gives the other arm's bits without the other"
+        unknown = Found("interaction", limit, swap.names)
     if swap.restores_token or swap.induces_token:
         found = weigh_tokens(swap, null_pins(bench)) or unknown
         return Found(found.outcome, found.claim, found.names, null=found.null, limits=(limit,))

@@ -254,6 +254,29 @@ def test_a_trial_that_could_not_run_is_no_evidence_for_an_interaction():
     assert "could not be exchanged between the arms: no" in verdict.claim
 
 
+def test_the_rest_that_could_not_be_tried_is_no_interaction():
+    """The reference names no position, so the rest alone is another plan than the exchange of the named factor."""
+    batch = {"batch.rows": "8", "batch.row": "3", "batch.left_pad": "5"}
+    alone = {"batch.rows": "1", "batch.left_pad": "0"}
+
+    def key(plan):
+        return frozenset(plan.items())
+
+    results = {key(batch): "i", key(alone): "r", key(batch | {"batch.left_pad": "0"}): "r"}
+
+    def bits(plan):
+        return results.get(key(plan), str(plan))
+
+    def refuse(plan):
+        return "no" if plan == {"batch.rows": "1", "batch.left_pad": "5"} else None
+
+    case = make_case(incident=Arm("a", "i", batch, output_token_ids=(7, 9)),
+                     reference=Arm("b", "r", alone, output_token_ids=(7, 8)))  # fmt: skip
+    verdict = prove(case, ["batch.rows=1"], World(bits, refuse=refuse))
+    assert verdict.outcome == "inconclusive"
+    assert "batch.left_pad do without batch.rows could not be tried: no" in verdict.claim
+
+
 def test_a_proven_set_names_the_factors_that_it_does_not_need():
     world = World(lambda plan: "i" if plan["batch.left_pad"] == "5" else "r", refuse=impossible)
     verdict = prove(batch_case(), ["batch.rows=1", "batch.left_pad=0", "batch.mask_path=implicit"], world)
