@@ -26,11 +26,12 @@ class RecordingKey:
 
     def __init__(self, directory: Path) -> None:
         self._key = _read_or_make(directory / KEY_FILE)
-        self.id = hashlib.sha256(b"token_tag" + self._key).hexdigest()[:16]
+        self.id = hashlib.sha256(b"token_tag blake2b" + self._key).hexdigest()[:16]
 
     def token_tag(self, position: int, token_id: int) -> str:
         """Return the tag of a token at an output position: 16 hex digits."""
-        return hmac.digest(self._key, f"{position}:{token_id}".encode(), "sha256")[:8].hex()
+        # Four of them a step record: keyed BLAKE2b (RFC 7693) takes a third of the time of an HMAC.
+        return hashlib.blake2b(f"{position}:{token_id}".encode(), key=self._key, digest_size=8).hexdigest()
 
     def tenant_sha256(self, tenant: str) -> str:
         """Return the hash of a tenant's name or id: 64 hex digits."""

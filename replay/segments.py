@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 MIB: Final = 1 << 20
 SUFFIX: Final = {"none": ".jsonl", "gzip": ".jsonl.gz", "zstd": ".jsonl.zst"}
 
+GZIP_LEVEL: Final = 2
+"""A log takes a fifth more than at level 6, in 40 % of the time."""
+
 
 class Packer(Protocol):
     """A stream of bytes being packed. After `flush` all that went in can be unpacked; `finish` ends the stream."""
@@ -48,7 +51,7 @@ class _Plain:
 
 class _Gzip:
     def __init__(self) -> None:
-        self._stream = zlib.compressobj(6, zlib.DEFLATED, 31)
+        self._stream = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 31)
 
     def pack(self, data: bytes) -> bytes:
         return self._stream.compress(data)

@@ -16,6 +16,8 @@ from typing import Any, Protocol
 
 import torch
 
+from replay.engines.highest_logits import highest
+
 
 @dataclass
 class Launch:
@@ -177,9 +179,10 @@ def top_logits(row: torch.Tensor, count: int) -> Top:
 def top_of_rows(logits: torch.Tensor, count: int) -> list[Top]:
     """Return `top_logits` of every row of (rows, vocabulary), in one pass.
 
-    topk takes any of equal values. So one more is asked for: only where it ties with the last does a row need a look.
+    `highest` takes any of equal values. So one more is asked for: only where it ties with the last does a row need a
+    look.
     """
-    values, ids = logits.topk(min(count + 1, logits.shape[1]), dim=-1)
+    values, ids = highest(logits, count + 1)
     found = []
     for row, (tops, at) in enumerate(zip(values.tolist(), ids.tolist(), strict=True)):
         if len(tops) > count and tops[count - 1] == tops[count]:

@@ -112,22 +112,24 @@ def batch_fields(launch: Launch, order: dict[str, int], seen: dict[str, Any], co
     }
 
 
-def chosen_fields(recorder: Recorder, index: int, token: int, row: int | None, seen: dict[str, Any]) -> dict[str, Any]:
-    """Return the step record's fields about the token that was chosen, and the logits it was chosen from."""
-    chosen: dict[str, Any] = {"token_index": index, "token_tag": recorder.token_tag(index, token)}
+def add_chosen(
+    state: dict[str, Any], recorder: Recorder, index: int, token: int, row: int | None, seen: dict[str, Any]
+) -> None:
+    """Add the step record's fields about the token that was chosen, and the logits it was chosen from."""
+    tag = recorder.token_tag(index, token)
+    state["token_index"], state["token_tag"] = index, tag
     if recorder.with_ids:
-        chosen["token_id"] = token
+        state["token_id"] = token
     if row is None or "top_logits" not in seen:
-        return chosen
+        return
     logits, ids = seen["top_logits"][row], seen["top_token_ids"][row]
-    chosen["logit_dtype"] = seen["logit_dtype"]
-    chosen["top_token_tags"] = [recorder.token_tag(index, other) for other in ids]
+    state["logit_dtype"] = seen["logit_dtype"]
+    state["top_token_tags"] = [tag if one == token else recorder.token_tag(index, one) for one in ids]
     if recorder.with_ids:
-        chosen["top_token_ids"] = ids
+        state["top_token_ids"] = ids
     if all(map(math.isfinite, logits)):  # JSON has no infinity, and a margin from one would say nothing
-        chosen["top_logits"] = logits
+        state["top_logits"] = logits
         if len(logits) > 1:
-            chosen["margin"] = logits[0] - logits[1]
+            state["margin"] = logits[0] - logits[1]
     if "logits_sha256" in seen:
-        chosen["logits_sha256"] = seen["logits_sha256"][row]
-    return chosen
+        state["logits_sha256"] = seen["logits_sha256"][row]

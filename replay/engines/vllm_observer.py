@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from replay.engines import vllm_records as records
-from replay.engines.vllm_launch import Launch, Tracked, batch_fields, chosen_fields, composed, step_state
+from replay.engines.vllm_launch import Launch, Tracked, add_chosen, batch_fields, composed, step_state
 from replay.engines.vllm_worker import RIDES_ON
 from replay.record import token_ids_sha256
 
@@ -152,17 +152,17 @@ class Observer:
         batch = batch_fields(launch, ran.req_id_to_index, seen, self._graph_mode)
         batch["plan"] |= self._cpu_plan
         self.recorder.write("batch", **batch)
+        order, ts, live = ran.req_id_to_index, round(launch.ts, 6), self._tracked
         for req_id, state in launch.steps.items():
-            row, before = ran.req_id_to_index.get(req_id), launch.outputs_before.get(req_id)
+            row, before = order.get(req_id), launch.outputs_before.get(req_id)
             if row is not None:
-                state["plan"]["batch.row"] = row
+                state["row"] = state["plan"]["batch.row"] = row
             # An aborted request is no longer tracked: what was sampled for it reached nobody.
-            if before is not None and req_id in self._tracked:
-                output = self._tracked[req_id].request.output_token_ids
+            if before is not None and req_id in live:
+                output = live[req_id].request.output_token_ids
                 if len(output) > before:
-                    state |= chosen_fields(self.recorder, before, output[before], row, seen)
-            at = {"req_id": req_id, "engine_step": launch.engine_step, "row": row, "ts": round(launch.ts, 6)}
-            self.recorder.write("step", **at, **state)
+                    add_chosen(state, self.recorder, before, output[before], row, seen)
+            self.recorder.write("step", req_id=req_id, engine_step=launch.engine_step, ts=ts, **state)
         if "fault" in seen:
             self._event("recorder_fault", {"hook": "worker", "fault": seen["fault"]}, engine_step=launch.engine_step)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import operator
 import os
 import socket
 from typing import TYPE_CHECKING, Any
@@ -147,7 +148,9 @@ def _top(logits: Any, *, hash_rows: bool) -> Callable[[], dict[str, Any]]:
     """
     import torch
 
-    values, ids = logits.topk(min(TOP + 1, logits.shape[-1]), dim=-1)
+    from replay.engines.highest_logits import highest
+
+    values, ids = highest(logits, TOP + 1)
     copies = [part.to("cpu", non_blocking=True) for part in (values, ids, _argmax(logits, values, ids))]
     copied = torch.cuda.Event() if logits.is_cuda else None
     if copied is not None:
@@ -160,8 +163,8 @@ def _top(logits: Any, *, hash_rows: bool) -> Callable[[], dict[str, Any]]:
             copied.synchronize()
         rows = [ranked(*row) for row in zip(*(part.tolist() for part in copies), strict=True)]
         seen = {
-            "top_logits": [[value for value, _ in row] for row in rows],
-            "top_token_ids": [[token for _, token in row] for row in rows],
+            "top_logits": [values for values, _ in rows],
+            "top_token_ids": [ids for _, ids in rows],
             "logit_dtype": dtype,
         }
         return seen | ({"logits_sha256": hashes} if hashes else {})
@@ -170,29 +173,33 @@ def _top(logits: Any, *, hash_rows: bool) -> Callable[[], dict[str, Any]]:
 
 
 def _argmax(logits: Any, values: Any, ids: Any) -> Any:
-    """Return what argmax takes in each row. On a CPU rows without a tie at the top need no second pass over them.
+    """Return what argmax takes in each row, or -1 where the highest logits that are known tell.
 
-    On a GPU the pass is cheap, and to ask which rows tie would wait for the device.
+    argmax takes the first of equal logits. On a CPU it is asked only where all known ones are equal, and others may be.
+    On a GPU the pass is cheap, and to ask which rows those are would wait for the device.
     """
-    if logits.is_cuda or values.shape[-1] < 2:
+    if logits.is_cuda:
         return logits.float().argmax(dim=-1)
-    best = ids[:, 0].clone()
-    tied = (values[:, 0] == values[:, 1]).nonzero().flatten()
+    best = ids[:, 0].new_full((len(ids),), -1)
+    tied = (values[:, 0] == values[:, -1]).nonzero().flatten()
     if len(tied):
         best[tied] = logits[tied].float().argmax(dim=-1)
     return best
 
 
-def ranked(values: list[float], ids: list[int], best: int) -> list[tuple[float, int]]:
-    """Return up to TOP (logit, token) of one row, highest first, in an order that is a function of the logits alone.
+def ranked(values: list[float], ids: list[int], best: int) -> tuple[list[float], list[int]]:
+    """Return up to TOP logits and tokens of one row, highest first, in an order that is a function of the logits alone.
 
-    Among equal logits topk may name any token, in any order. So the token that argmax took goes first, then equal
-    ones by id, and those that tie with one that may lie outside of what topk returned are left out.
+    best: what argmax took, -1 where it is the first of the equal ones here. Among equal logits topk may name any token,
+    in any order. So the token that argmax took goes first, then equal ones by id, and those that tie with one that may
+    lie outside of what topk returned are left out.
     """
+    if len(values) > TOP and all(map(operator.gt, values, values[1:])):  # no two are equal
+        return values[:TOP], ids[:TOP]
     pairs = sorted(zip(values, ids, strict=True), key=lambda pair: (-pair[0], pair[1] != best, pair[1]))
-    if len(pairs) <= TOP:  # the whole vocabulary
-        return pairs
-    return [pair for pair in pairs[:TOP] if pair[0] > pairs[-1][0]] or [(pairs[0][0], best)]
+    if len(pairs) > TOP:  # else this is the whole vocabulary
+        pairs = [pair for pair in pairs[:TOP] if pair[0] > pairs[-1][0]] or [(pairs[0][0], best)]
+    return [value for value, _ in pairs], [token for _, token in pairs]
 
 
 def _row_hashes(logits: Any) -> list[str]:

@@ -2,9 +2,11 @@
 
 make bench ARGS="-k recorder"      FORENSICS_BENCH_MODEL=DIR: another model than the tiny one
 
-Three processes of one engine serve in turn: recorder on, off, and off once more. The second ratio (off to off) is the
-noise of this machine; a cost that is not above it was not seen. Nothing is asserted about time. The tiny model takes
-about a millisecond a step, so its ratio is far above that of a model that one would serve: read its µs a step.
+Three processes of one engine serve in turn: recorder on, off, and off once more; "off" is the mean of the two. Equal
+processes differ by a few per cent from where their memory came to lie, so all three start anew STARTS times. The second
+ratio (one off to the other) is the noise of this machine; a cost that is not above it was not seen. Nothing is asserted
+about time. The tiny model takes about a millisecond a step, so its ratio is far above that of a model that one would
+serve: read its µs a step.
 Recordings are packed as gzip: what a serving image without the module zstandard gets.
 """
 
@@ -26,7 +28,7 @@ from tests.bench.rounds import NEW_TOKENS
 
 ROOT = Path(__file__).parents[2]
 MODEL = os.environ.get("FORENSICS_BENCH_MODEL", str(ROOT / "fixtures" / "models" / "tiny-llama"))
-PAIRS = 9
+STARTS, ROUNDS = 3, 5
 ARM_SECONDS = 1.5
 QUIET = {
     "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -68,35 +70,43 @@ class Arm:
 def test_recorder(engine: str, batch: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if getattr(importlib.util.find_spec(engine), "origin", None) is None:
         pytest.skip(f"{engine} is not in this environment (make test-vllm has one with vLLM)")
-    arms = {"off": Arm(engine, batch, None), "on": Arm(engine, batch, tmp_path), "off again": Arm(engine, batch, None)}
+    ratios: dict[tuple[str, str], list[float]] = {}
+    offs: dict[str, list[float]] = {"wall": [], "cpu": []}
+    for start in range(STARTS):
+        log = tmp_path / str(start)
+        batches, rounds = measured(engine, batch, log)
+        logs = [part.read_bytes() for part in log.glob("*.jsonl*")]
+        texts = [gzip.decompress(part) if part.startswith(b"\x1f\x8b") else part for part in logs]
+        assert sum(text.count(b'"kind":"step"') for text in texts) >= (batches * ROUNDS + 2) * batch * NEW_TOKENS, (
+            "the recorder was on"
+        )
+        for one in rounds:
+            for what in offs:
+                off = (one["off"][what] + one["off again"][what]) / 2
+                offs[what].append(off / batches / NEW_TOKENS)
+                ratios.setdefault((what, "on to off"), []).append(one["on"][what] / off)
+                ratios.setdefault((what, "off to off"), []).append(one["off again"][what] / one["off"][what])
+    with capsys.disabled():
+        print(f"\n{engine}, batch {batch}, {Path(MODEL).name}, {STARTS} starts of {ROUNDS} rounds")
+        for (what, name), values in ratios.items():
+            low, middle, high = statistics.quantiles(values, n=4)
+            step = statistics.median(offs[what]) * 1e6
+            print(
+                f"  {what:4} {name:>10}: {middle - 1:+7.2%}  (half of the rounds: {low - 1:+.2%} to {high - 1:+.2%})"
+                f"  {(middle - 1) * step:+8.1f} of {step:,.0f} µs a step"
+            )
+
+
+def measured(engine: str, batch: int, log: Path) -> tuple[int, list[dict[str, dict[str, float]]]]:
+    """Start the three processes once; return how many batches a round served, and each round's seconds by arm."""
+    arms = {"off": Arm(engine, batch, None), "on": Arm(engine, batch, log), "off again": Arm(engine, batch, None)}
     try:
         batches = max(1, round(ARM_SECONDS / arms["off"].warm))
-        times: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
-        for number in range(PAIRS):
-            for name in list(arms)[:: 1 if number % 2 else -1]:
-                times[name].append(arms[name].serve(batches))
+        rounds = []
+        for number in range(ROUNDS):
+            order = list(arms)[:: 1 if number % 2 else -1]
+            rounds.append({name: arms[name].serve(batches) for name in order})
     finally:
         for arm in arms.values():
             arm.stop()
-    logs = [log.read_bytes() for log in tmp_path.glob("*.jsonl*")]
-    texts = [gzip.decompress(log) if log.startswith(b"\x1f\x8b") else log for log in logs]
-    assert sum(text.count(b'"kind":"step"') for text in texts) >= (batches * PAIRS + 2) * batch * NEW_TOKENS, (
-        "the recorder was on"
-    )
-    steps = batches * NEW_TOKENS
-    with capsys.disabled():
-        print(
-            f"\n{engine}, batch {batch}, {Path(MODEL).name}, {PAIRS} pairs of {batches} batches of {NEW_TOKENS} steps"
-        )
-        for what in ("wall", "cpu"):
-            off = statistics.median(one[what] for one in times["off"])
-            for name in ("on", "off again"):
-                ratios = sorted(a[what] / b[what] for a, b in zip(times[name], times["off"], strict=True))
-                middle, (low, high) = (
-                    statistics.median(ratios),
-                    (ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]),
-                )
-                print(
-                    f"  {what:4} {name:>9} to off: {middle - 1:+7.2%}  (half of the pairs: {low - 1:+.2%} to "
-                    f"{high - 1:+.2%})  {(middle - 1) * off / steps * 1e6:+8.1f} of {off / steps * 1e6:,.0f} µs a step"
-                )
+    return batches, rounds
