@@ -28,7 +28,7 @@ from tests.bench.rounds import NEW_TOKENS
 
 ROOT = Path(__file__).parents[2]
 MODEL = os.environ.get("FORENSICS_BENCH_MODEL", str(ROOT / "fixtures" / "models" / "tiny-llama"))
-STARTS, ROUNDS = 3, 5
+STARTS, ROUNDS = 6, 3
 ARM_SECONDS = 1.5
 QUIET = {
     "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "VLLM_CPU_KVCACHE_SPACE": "1",
