@@ -10,6 +10,7 @@ import reprlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from replay import tactic
 from replay.case import CaseError, launch_fault
 
 if TYPE_CHECKING:
@@ -57,7 +58,17 @@ def check_pin(text: str) -> tuple[str, str] | str:
         raise PinError(f"{name!r} is not a plan factor; {hint}")
     if not _allowed(value, factors()[name]["values"]):
         raise PinError(f"{name} cannot be {value!r}; allowed: {_describe(factors()[name]['values'])}")
-    return name, value
+    return name, _canonical(name, value)
+
+
+def _canonical(name: str, value: str) -> str:
+    """Return the one text of a value that can be written in several ways. Raises PinError."""
+    if factors()[name].get("notation") != "cublaslt":
+        return value
+    try:
+        return str(tactic.parse(value))
+    except tactic.TacticError as fault:
+        raise PinError(f"{name}: {fault}") from None
 
 
 def check_plans(case: Case) -> None:

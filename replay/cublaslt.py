@@ -7,6 +7,7 @@ Standard library: matrices are device addresses. Constants and struct sizes are 
 from __future__ import annotations
 
 import ctypes
+import functools
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -105,6 +106,12 @@ class Library:
             self.call("cublasLtLoggerSetCallback", None)
         if faults:
             raise faults[0]
+
+
+@functools.cache
+def library(cuda: str) -> Library:
+    """Return the library of a CUDA version, as 13.0: the copy that torch has loaded. Raises OSError without one."""
+    return Library(f"libcublasLt.so.{cuda.split('.')[0]}")
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,13 @@ EVERY_SCHEME = "all"
 
 @dataclass(frozen=True)
 class Executed:
-    """One product D = op(A)·op(B) that was launched. In torch's row-major terms: M tokens, N out, K in features."""
+    """One product D = op(A)·op(B) that was launched. In torch's row-major terms: M tokens, N out, K in features.
 
+    function: cublasLtMatmul where the caller asked cuBLASLt; a name with types in it, as cublasLtTSTMatmul, where
+    cuBLAS passed the call on.
+    """
+
+    function: str
     tactic: Tactic
     m: int
     n: int
@@ -35,7 +40,8 @@ class Allowed:
 
 def executed(line: str) -> Executed | None:
     """Return the product of a line, or None where it is of something else or of an attribute that we do not know."""
-    if not re.search(r"\[cublasLt\w*Matmul\] ", line) or "algo=[" not in line:
+    function = re.search(r"\[(cublasLt\w*Matmul)\] ", line)
+    if function is None or "algo=[" not in line:
         return None
     a, d = _matrix(line, "A"), _matrix(line, "D")
     workspace = re.search(r"workSpaceSizeInBytes=(\d+)", line)
@@ -43,7 +49,9 @@ def executed(line: str) -> Executed | None:
         return None
     transposed = re.search(r"\btransa=OP_(T|C)\b", line) is not None
     try:
-        return Executed(parse(line), m=d[1], n=d[0], k=a[0] if transposed else a[1], workspace=int(workspace[1]))
+        return Executed(
+            function[1], parse(line), m=d[1], n=d[0], k=a[0] if transposed else a[1], workspace=int(workspace[1])
+        )
     except TacticError:
         return None
 

@@ -131,6 +131,12 @@ def tree_of(product: Product, shape: Shape) -> Tree:
     return Tree(shape.k, {term: tuple(map(tuple, additions)) for term, additions in joins.items()})
 
 
+def last_addition(product: Product, shape: Shape) -> int:
+    """Return how many terms the last addition adds to the partial sum of term 0. Raises TreeError."""
+    sizes = Probe(product, shape).sizes([(0, term) for term in range(1, shape.k)])
+    return shape.k - max((size for size in sizes if size < shape.k), default=1)
+
+
 def chained(product: Product, shape: Shape, blocks: list[int]) -> bool:
     """Return whether K is summed in consecutive blocks of these sizes, each added to all before. Raises TreeError."""
     sizes = [0, *Probe(product, shape).sizes([(0, term) for term in range(1, shape.k)])]

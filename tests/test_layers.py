@@ -28,6 +28,8 @@ THIRD_PARTY = {
     "replay/engines/": {"torch", "transformers", "vllm", "huggingface_hub"},
     "replay/factors/": {"torch", "transformers"},
     "replay/host.py": {"torch"},
+    "replay/reduction_tree.py": {"torch"},
+    "replay/triton_product.py": {"torch", "triton"},
     "replay/nvml.py": {"pynvml"},
     "replay/segments.py": {"zstandard"},
     "replay/": set(),

@@ -7,21 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from replay.cublaslt_log import executed
 from replay.engines.transformers_facts import dtype_name
 from replay.engines.transformers_hooks import Launch, row_sha256, top_logits
-from replay.factors import PROFILED_PASSES, Evidence, LinearCall, Setup
+from replay.engines.transformers_lt import LtLog
+from replay.engines.transformers_profile import LINEAR, PASS, PRODUCTS, linear_calls, num_splits, with_log
+from replay.factors import PROFILED_PASSES, Evidence, Setup
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from replay.case import Case
     from replay.engines.transformers_launch import PaddedBatch
 
 TOP = 4
-PASS, LINEAR = "forensics.pass", "forensics.linear"
-PRODUCTS = {"aten::mm": 0, "aten::addmm": 1, "aten::bmm": 0, "aten::_weight_int8pack_mm": 0}
-"""Operator of a matrix product → which of its inputs is x."""
-
 SHAPED = {*PRODUCTS, "aten::embedding", "aten::scaled_dot_product_attention"}
 """Operators whose input shapes a factor reads; asking for those of all takes longer than a pass of a small model."""
 
@@ -31,7 +28,10 @@ class Trial:
 
     def __init__(self, case: Case, batch: PaddedBatch, setup: Setup) -> None:
         self.case, self.batch, self.model = case, batch, setup.model
-        self.evidence = Evidence(row=batch.row, target=case.token_ids, neighbours=batch.recorded)
+        self.evidence = Evidence(
+            row=batch.row, target=case.token_ids, neighbours=batch.recorded, linear=setup.product,
+            device=self.model.device.type, dtype=dtype_name(self.model.dtype),
+        )  # fmt: skip
         self.tokens: list[int] = []
         self.hashes: list[str] = []
         self.tops: list[tuple[list[int], list[float]]] = []
@@ -39,25 +39,28 @@ class Trial:
         self.contrast: float | None = None
         self.finished = False
         self._hidden: torch.Tensor | None = None
-        self._hooks, self._scopes = ExitStack(), ExitStack()
+        self._scopes = ExitStack()
+        self._lt = LtLog(self.evidence.device)
         self._scope(self.model, PASS)
         for role, layer in setup.linear_layers():
-            self._scope(layer, f"{LINEAR}.{role or ''}")
+            self._scope(layer, f"{LINEAR}.{role or ''}", self._lt)
         self._head = self.model.get_output_embeddings()
         self._watch_head = self._head.register_forward_pre_hook(self._keep_hidden)
         self.profiler: Any = torch.profiler.profile(record_shapes=True)
         self.profiler.start()
 
-    def _scope(self, module: Any, name: str) -> None:
-        """Name the module's part of the profile."""
+    def _scope(self, module: Any, name: str, log: LtLog | None = None) -> None:
+        """Name the module's part of the profile, and of the log."""
         open_scopes: list[Any] = []
 
         def enter(*_: Any) -> None:
             scope = torch.profiler.record_function(name)
             scope.__enter__()
             open_scopes.append(scope)
+            log.enter() if log else None
 
         def leave(*_: Any) -> None:
+            log.leave() if log else None
             if open_scopes:
                 open_scopes.pop().__exit__(None, None, None)
 
@@ -116,6 +119,7 @@ class Trial:
             return
         profiler, self.profiler = self.profiler, None
         profiler.stop()
+        self._lt.close()
         self._read_tops()
         self._scopes.close()
         # What profiler.events() parses from: it takes four times as long, more than a trial of a small model.
@@ -125,9 +129,11 @@ class Trial:
         named = [(name, event.shapes() if name in SHAPED else [], event) for name, event in found]
         self.evidence.operators = [(name, shapes) for name, shapes, _ in named]
         self.evidence.kernels = [event.name() for event in events if event.device_type() == device.CUDA]
-        self.evidence.calls = linear_calls(
+        self.evidence.splits = [count for name, event in found for count in num_splits(name, event)]
+        calls = linear_calls(
             (name, shapes, event.start_ns(), event.start_ns() + event.duration_ns()) for name, shapes, event in named
         )
+        self.evidence.calls = [with_log(call, self._lt.lines(number)) for number, call in enumerate(calls)]
 
     def end(self) -> None:
         """Leave nothing behind in the model."""
@@ -139,6 +145,10 @@ class Trial:
         first = self.evidence.launches[0]
         attention = sorted({name for name, _ in self.evidence.operators if "scaled_dot_product" in name})
         rows = {call.role: call.products[-1][1] for call in self.evidence.calls if call.number == 0 and call.products}
+        logged = [
+            (call.role, one.tactic) for call in self.evidence.calls for line in call.lt if (one := executed(line))
+        ]
+        tactics = {role: sorted({str(tactic) for own, tactic in logged if own == role}) for role, _ in logged if role}
         return {
             "rows": first.rows,
             "width": first.width,
@@ -148,38 +158,4 @@ class Trial:
             "gemm_calls": sum(len(call.products) for call in self.evidence.calls),
             "gemm_rows": {role: count for role, count in sorted(rows.items(), key=str) if role},
             "logit_dtype": dtype_name(first.logits.dtype),
-        }
-
-
-def linear_calls(events: Iterable[tuple[str, list[list[int]], int, int]]) -> list[LinearCall]:
-    """Return the linear layers of the profiled passes, each with the operators inside of it.
-
-    events: (name, input shapes, start, end), in any order; what lies within a layer's span belongs to it.
-    """
-    number, until = -1, 0
-    found: list[tuple[int, str, list[tuple[str, list[list[int]]]]]] = []
-    for name, shapes, _, end in sorted(events, key=lambda event: (event[2], -event[3])):
-        if name == PASS:
-            number += 1
-        elif name.startswith(LINEAR):
-            found.append((number, name.removeprefix(f"{LINEAR}."), []))
-            until = end
-        elif found and end <= until:
-            found[-1][2].append((name, shapes))
-    return [
-        LinearCall(number, role or None, tuple(_product(*one) for one in within if one[0] in PRODUCTS),
-                   frozenset(name for name, _ in within))
-        for number, role, within in found
-    ]  # fmt: skip
-
-
-def _product(name: str, shapes: list[list[int]]) -> tuple[str, int, int]:
-    x = shapes[PRODUCTS[name]]
-    return name, _rows(x), x[-1]
-
-
-def _rows(shape: list[int]) -> int:
-    count = 1
-    for length in shape[:-1]:
-        count *= length
-    return count
+        } | ({"gemm_tactics": tactics} if tactics else {})

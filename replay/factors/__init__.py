@@ -75,6 +75,12 @@ class Setup:
             )
         return found
 
+    def product(self, role: str | None, x: Any, weight: Any) -> Any:
+        """Return x·Wᵀ as the layers of a role compute it under the pins."""
+        import torch
+
+        return self.kernels.get(role, torch.nn.functional.linear)(x, weight, None)
+
     def set_kernel(self, role: str | None, kernel: Callable[..., Any], factor: str) -> None:
         """Let `kernel(x, weight, bias)` compute the layers of a role. Raises Unpinnable where another factor does."""
         if role in self.kernels:
@@ -86,26 +92,29 @@ class Setup:
 class LinearCall:
     """One linear layer in one pass, as the profiler saw it: the matrix products in it as (operator, rows M, inner K).
 
-    Where only the request's own rows ran at a forced M, theirs are the last products.
+    Where only the request's own rows ran at a forced M, theirs are the last products. lt: what cuBLASLt logged in it.
     """
 
     number: int
     role: str | None
     products: tuple[tuple[str, int, int], ...]
     operators: frozenset[str] = frozenset()
+    lt: tuple[str, ...] = ()
 
 
 @dataclass
 class Evidence:
     """What was seen of a trial: profiler operators of its first passes, and the passes as the hooks saw them.
 
-    operators: (name, input shapes where a factor reads them) of the profiled passes; calls: the linear layers among
-    them; kernels: names of device kernels; launches: every pass; row: where tokens were read; neighbours: the recorded
-    ids of the other rows; hidden_dtype: of what reached the output head. `report` and `verbose` are asked for while
-    everything is pinned.
+    operators: (name, input shapes where a factor reads them) of the profiled passes; splits: values of an argument
+    num_splits among them; calls: the linear layers among them; kernels: names of device kernels; launches: every pass;
+    row: where tokens were read; neighbours: the recorded ids of the other rows; hidden_dtype: of what reached the
+    output head; linear: (role, x, weight) → x·Wᵀ as the layers of the role compute it, on `device` in `dtype`.
+    `linear`, `report` and `verbose` are asked for while everything is pinned.
     """
 
     operators: list[tuple[str, list[list[int]]]] = field(default_factory=list)
+    splits: list[int] = field(default_factory=list)
     calls: list[LinearCall] = field(default_factory=list)
     kernels: list[str] = field(default_factory=list)
     launches: list[Any] = field(default_factory=list)
@@ -113,6 +122,9 @@ class Evidence:
     target: tuple[int, ...] = ()
     neighbours: list[tuple[int, ...]] | None = None
     hidden_dtype: str | None = None
+    linear: Callable[[str | None, Any, Any], Any] | None = None
+    device: str = "cpu"
+    dtype: str = "bfloat16"
 
     def shapes(self, operator: str) -> list[list[list[int]]]:
         """Return the input shapes of every profiled call of an operator."""

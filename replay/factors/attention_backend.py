@@ -1,5 +1,6 @@
-"""Attention kernel family."""
+"""Attention kernel family: one of torch's own, eager, or a flash package through transformers."""
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,21 +14,31 @@ KERNELS = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "math": SDPBackend.MATH,
 }
+PACKAGES = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
+"""Value, by transformers' name → the package that it needs."""
+
 OPERATORS = (("_flash_attention", "flash"), ("_efficient_attention", "efficient"), ("_cudnn_attention", "cudnn"),
              ("_attention_math", "math"))  # fmt: skip
+
+OPERATORS_OF_PACKAGES = (("flash_attn::", "flash_attention_2"), ("flash_attn_3::", "flash_attention_3"))
 
 
 @contextmanager
 def pin(value: str, setup: Setup) -> Iterator[None]:
     """Allow one kernel family, in this process, for the block."""
-    if value not in ("eager", *KERNELS):
+    if value not in ("eager", *KERNELS, *PACKAGES):
         raise Unpinnable(f"attention.backend={value}: static batches do not use it")
     if setup.model.device.type == "cpu" and value in ("efficient", "cudnn"):
         raise Unpinnable(f"attention.backend={value}: not available on a CPU")
+    if value in PACKAGES:
+        _check_package(value, setup)
     previous = setup.model.config._attn_implementation
-    setup.model.set_attn_implementation("eager" if value == "eager" else "sdpa")
     try:
-        if value == "eager":
+        setup.model.set_attn_implementation("sdpa" if value in KERNELS else value)
+    except (ImportError, ValueError) as fault:
+        raise Unpinnable(f"attention.backend={value}: {fault}") from None
+    try:
+        if value not in KERNELS:
             yield
         else:
             with sdpa_kernel([KERNELS[value]]):
@@ -40,8 +51,19 @@ def pin(value: str, setup: Setup) -> Iterator[None]:
         setup.model.set_attn_implementation(previous)
 
 
+def _check_package(value: str, setup: Setup) -> None:
+    """Refuse before transformers would take a kernel from the network in the package's place."""
+    if setup.model.device.type != "cuda":
+        raise Unpinnable(f"attention.backend={value}: needs a CUDA device")
+    if importlib.util.find_spec(PACKAGES[value]) is None:
+        raise Unpinnable(f"attention.backend={value}: the package {PACKAGES[value]} is not installed")
+
+
 def observe(evidence: Evidence) -> str | None:
-    """Return the family from the names of the operators that ran."""
+    """Return the family from the names of the operators that ran; those of a package begin with its own name."""
+    packages = {family for part, family in OPERATORS_OF_PACKAGES for name, _ in evidence.operators if part in name}
+    if packages:
+        return packages.pop() if len(packages) == 1 else None
     names = {name for name, _ in evidence.operators if name.startswith("aten::_scaled_dot_product")}
     found = {family for part, family in OPERATORS for name in names if part in name}
     if not names:

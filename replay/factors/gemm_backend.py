@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
+from replay.cublaslt_log import executed
 from replay.factors import Evidence, Setup, Unpinnable
 
 
@@ -22,8 +23,7 @@ def pin(value: str, setup: Setup) -> Iterator[None]:
 
 
 def observe(evidence: Evidence) -> str | None:
-    """Return the library from the runtime calls in the profile; kernel names are shared, so they cannot tell."""
-    names = {name.lower() for name, _ in evidence.operators}
-    if any(name.startswith("cublasltmatmul") for name in names):
-        return "cublaslt"
-    return "cublas" if any(name.startswith("cublasgemm") for name in names) else None
+    """Return the library from cuBLASLt's log: what cuBLAS passes on to it comes under names of its own."""
+    ran = [one.function for call in evidence.calls for line in call.lt if (one := executed(line))]
+    found = {"cublaslt" if function == "cublasLtMatmul" else "cublas" for function in ran}
+    return found.pop() if len(found) == 1 else None

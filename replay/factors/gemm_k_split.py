@@ -9,7 +9,8 @@ from functools import partial
 
 import torch
 
-from replay.factors import Evidence, Setup, Unpinnable
+from replay.factors import Evidence, LinearCall, Setup, Unpinnable
+from replay.reduction_tree import COUNTABLE, Shape, TreeError, chained
 
 
 @contextmanager
@@ -38,6 +39,27 @@ def split_linear(splits: int, x: torch.Tensor, weight: torch.Tensor, bias: torch
 
 
 def observe(evidence: Evidence) -> str | None:
-    """Return the matrix products that one call of a linear layer made, as the profiler counted them."""
-    counts = {sum(one[1] == call.products[-1][1] for one in call.products) for call in evidence.calls if call.products}
-    return str(counts.pop()) if len(counts) == 1 else None
+    """Return the matrix products that one call of a linear layer made, if K is really summed in so many parts.
+
+    The profiler counts them; the order of additions is then read from results, where the dtype allows it.
+    """
+    calls = [call for call in evidence.calls if call.products]
+    counts = {sum(one[1] == call.products[-1][1] for one in call.products) for call in calls}
+    if len(counts) != 1:
+        return None
+    splits, first = counts.pop(), calls[0]
+    return None if splits > 1 and _contradicted(evidence, first, splits) else str(splits)
+
+
+def _contradicted(evidence: Evidence, call: LinearCall, splits: int) -> bool:
+    """Return whether the layer's results rule out a sum in parts, each added to all before it."""
+    dtype, linear = getattr(torch, evidence.dtype), evidence.linear
+    if linear is None or dtype not in COUNTABLE:
+        return False
+    k = sum(depth for _, rows, depth in call.products if rows == call.products[-1][1])
+    parts = [len(part) for part in torch.arange(k).tensor_split(splits)]
+    shape = Shape(1, min(k, 256), k, dtype, evidence.device)
+    try:
+        return not chained(lambda x, w: linear(call.role, x, w), shape, parts)
+    except TreeError:
+        return True

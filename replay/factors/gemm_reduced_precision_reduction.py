@@ -9,9 +9,12 @@ from typing import Any
 
 import torch
 
+from replay.cublaslt_log import EVERY_SCHEME, allowed
 from replay.factors import Evidence, Setup, Unpinnable
 
 VALUES: dict[str, Any] = {"true": True, "false": False, "no_split_k": (False, False)}
+SCHEMES = {EVERY_SCHEME: "true", "compute_type": "false", "none": "no_split_k"}
+"""What the heuristic may choose from → the switch that torch sets it by."""
 
 
 @contextmanager
@@ -36,7 +39,6 @@ def pin(value: str, setup: Setup) -> Iterator[None]:
 
 
 def observe(evidence: Evidence) -> str | None:
-    """Return no_split_k where no kernel of the profile splits K. What sums are added in, a kernel's name hides."""
-    if not evidence.kernels:
-        return None
-    return None if any("splitk" in name.lower() for name in evidence.kernels) else "no_split_k"
+    """Return the switch from the reduction schemes that cuBLASLt's log says were allowed for the linear layers."""
+    asked = [one.reductions for call in evidence.calls for line in call.lt if (one := allowed(line))]
+    return SCHEMES.get(asked[0]) if len(set(asked)) == 1 else None

@@ -4,8 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
+from replay.cublaslt_log import allowed
 from replay.factors import Evidence, Setup, Unpinnable
 
 
@@ -20,6 +19,6 @@ def pin(value: str, setup: Setup) -> Iterator[None]:
 
 
 def observe(evidence: Evidence) -> str | None:
-    """Return what torch says it would hand out. Older versions do not say."""
-    size = getattr(torch.backends.cuda, "cublaslt_workspace_size", None)
-    return None if size is None else str(int(size()) // 1024)
+    """Return what cuBLASLt's log says that its heuristic might use, the same for every linear layer."""
+    sizes = {one.workspace for call in evidence.calls for line in call.lt if (one := allowed(line))}
+    return str(sizes.pop() // 1024) if len(sizes) == 1 else None
