@@ -9,7 +9,7 @@ from replay_worlds import make_case
 
 from replay.case import Arm, Row
 from replay.catalogue import environment, factors
-from replay.factors import Setup, Unpinnable, factor, file_of, gemm_k_split
+from replay.factors import Evidence, Setup, Unpinnable, factor, file_of, gemm_k_split
 
 FOLDER = Path(gemm_k_split.__file__).parent
 PLAN = {
@@ -98,6 +98,12 @@ def test_what_is_pinned_is_read_back(run, changes):
         ({"gemm.workspace_kib": "1024"}, "CUDA device"),
         ({"gemm.reduced_precision_reduction": "false"}, "CUDA device"),
         ({"gemm.fp16_accumulation": "true"}, "CUDA device"),
+        ({"gemm.q.algo": "id=66,tile=64x16"}, "gemm.q.algo=id=66,tile=64x16,stages=undefined"),
+        ({"gemm.down.algo": "id=66"}, "cuBLASLt is a library of a CUDA device"),
+        ({"gemm.q.algo": "fast"}, "'fast' is no field of a cuBLASLt tactic"),
+        ({"gemm.triton": "tile=64x64x32,splitk=1"}, "needs a CUDA device"),
+        ({"attention.num_splits": "2"}, "needs a CUDA device"),
+        ({"attention.backend": "flash_attention_3"}, "needs a CUDA device"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused(run, changes, says):
@@ -217,3 +223,74 @@ def test_both_paths_of_int8_round_the_same_weights(run):
     near = [abs(a[0] - b[0]) for a, b in zip(fused.top_logits, first.top_logits, strict=True)]
     assert max(near[:1]) < 0.5
     assert len({one.logits_sha256[0] for one in (fused, first, off)}) == 3
+
+
+def test_the_parts_of_a_split_are_counted_and_borne_out_by_the_sums(run, monkeypatch):
+    """Three products that are not added one after the other are no K-split of three."""
+    import torch
+
+    def others_first(splits, x, weight, bias):
+        first, *rest = zip(x.tensor_split(splits, -1), weight.tensor_split(splits, -1), strict=True)
+        total = sum(torch.nn.functional.linear(*one) for one in rest) + torch.nn.functional.linear(*first)
+        return total if bias is None else total + bias
+
+    monkeypatch.setattr(gemm_k_split, "split_linear", others_first)
+    assert "gemm.k_split" not in run(PLAN | {"gemm.k_split": "3"}).observed
+    assert run(PLAN | {"gemm.k_split": "2"}).observed["gemm.k_split"] == "2", "two parts have one order"
+
+
+def test_the_splits_of_attention_are_read_from_the_operator_s_argument():
+    import torch
+
+    from replay.engines.transformers_profile import num_splits
+
+    library = torch.library.Library("forensics_test", "DEF")
+    library.define("flash(Tensor q, bool causal, int num_splits=0) -> Tensor")
+    library.impl("flash", lambda q, causal, num_splits=0: q.clone(), "CPU")
+    with torch.profiler.profile(record_shapes=True) as profiler:
+        for count in (4, 1):
+            torch.ops.forensics_test.flash(torch.ones(2), True, count)
+        torch.ops.aten.topk(torch.ones(4), 2)
+    events = [(event.name(), event) for event in profiler.profiler.kineto_results.events()]
+    found = [count for name, event in events for count in num_splits(name, event)]
+    assert found == [4, 1]
+    one, other = Evidence(splits=[4, 4]), Evidence(splits=found)
+    assert factor("attention.num_splits").observe(one) == "4"
+    assert factor("attention.num_splits").observe(other) is None
+    assert factor("attention.num_splits").observe(Evidence()) is None
+
+
+def test_the_splits_reach_both_functions_of_a_flash_package(monkeypatch):
+    from transformers import modeling_flash_attention_utils as flash
+
+    from replay.factors.attention_num_splits import FUNCTIONS, given
+
+    def takes(q, num_splits=0):
+        return num_splits
+
+    def takes_none(q):
+        return 0
+
+    monkeypatch.setattr(flash, "_loaded_implementation", "flash_attention_3")
+    for place in FUNCTIONS:
+        monkeypatch.setattr(flash, place, takes)
+    with given("5", "flash_attention_3"):
+        (plain, padded, *_), _ = flash.lazy_import_flash_attention("flash_attention_3")
+        assert (plain("q"), padded("q")) == (5, 5)
+    assert [getattr(flash, place) for place in FUNCTIONS] == [takes, takes]
+    monkeypatch.setattr(flash, FUNCTIONS[1], takes_none)
+    with pytest.raises(Unpinnable, match="takes no num_splits in takes_none"), given("5", "flash_attention_3"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("operators", "found"),
+    [
+        (["flash_attn_3::fwd"], "flash_attention_3"),
+        (["flash_attn::_flash_attn_varlen_forward"], "flash_attention_2"),
+        (["flash_attn_3::fwd", "flash_attn::_flash_attn_forward"], None),
+        (["aten::_scaled_dot_product_flash_attention"], "flash"),
+    ],
+)
+def test_a_flash_package_is_told_from_torch_by_its_operators(operators, found):
+    assert factor("attention.backend").observe(Evidence(operators=[(name, []) for name in operators])) == found
