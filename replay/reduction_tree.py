@@ -23,8 +23,8 @@ BIG = 2.0**100
 COUNTABLE = {torch.float32: 1 << 23, torch.float64: 1 << 23, torch.bfloat16: 240}
 """Ones that a result of a dtype can count exactly; more are counted in slices, with zeros in the other places."""
 
-MOST_WORK = 1 << 37
-"""Multiply-adds that probing may cost: some seconds on one core."""
+MOST_WORK = {"cpu": 1 << 37, "cuda": 1 << 44}
+"""Multiply-adds that probing may cost on a device: some seconds of one core, or of a GPU."""
 
 
 Additions = tuple[tuple[tuple[int, ...], ...], ...]
@@ -161,17 +161,18 @@ class Probe:
         ]
 
     def _call(self, pairs: list[tuple[int, int]]) -> list[int]:
-        n, k, ones = self.shape.n, self.shape.k, COUNTABLE[self.shape.dtype]
+        n, k, dtype, device = self.shape.n, self.shape.k, self.shape.dtype, self.shape.device
+        ones, most = COUNTABLE[dtype], MOST_WORK.get(device, 0)
         self.work += self.shape.m * n * k * -(-k // ones)
-        if self.work > MOST_WORK:
-            raise TreeError(f"probing this product takes more than {MOST_WORK:.0e} multiply-adds")
-        columns, (plus, minus) = torch.arange(len(pairs)), torch.tensor(pairs).t()
+        if self.work > most:
+            raise TreeError(f"probing this product takes more than {most:.0e} multiply-adds on {device}")
+        columns, (plus, minus) = torch.arange(len(pairs), device=device), torch.tensor(pairs, device=device).t()
         outside = torch.zeros(n, dtype=torch.float64)
         for start in range(0, k, ones):
-            w = torch.zeros(n, k, dtype=self.shape.dtype)
+            w = torch.zeros(n, k, dtype=dtype, device=device)
             w[:, start : start + ones] = 1
             w[columns, plus], w[columns, minus] = BIG, -BIG
-            outside += self.product(self.x, w.to(self.shape.device))[0].double().cpu()
+            outside += self.product(self.x, w)[0].double().cpu()
         found = (k - outside[: len(pairs)]).tolist()
         if any(size != int(size) or not 2 <= size <= k for size in found):
             raise TreeError("the result is not one sum of its terms in a fixed order")
