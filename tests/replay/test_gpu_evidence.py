@@ -11,10 +11,14 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def tools(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+
+
 @pytest.fixture
 def tool(monkeypatch, tmp_path):
     """Return tools/gpu_evidence.py on a machine that says it has a device, with sections of this test."""
-    monkeypatch.syspath_prepend(ROOT / "tools")
     import gpu_evidence
 
     def breaks():
@@ -47,7 +51,7 @@ def test_every_section_is_answered(tool, tmp_path):
     assert found["breaks"]["fault"] == "RuntimeError: CUBLAS_STATUS_NOT_SUPPORTED"
 
 
-def test_a_flip_with_a_known_cause_is_found_and_proven(tool):
+def test_a_flip_with_a_known_cause_is_found_and_proven():
     from planted_flip import planted, run_with
 
     from replay.doctor import RANDOM_MODEL
