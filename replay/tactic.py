@@ -21,7 +21,10 @@ class TacticError(ValueError):
 
 @dataclass(frozen=True)
 class Tactic:
-    """The configuration of one cuBLASLt algorithm. `tile`, `stages`, `inner`, `cluster`, `reduction`: names."""
+    """The configuration of one cuBLASLt algorithm; as a dictionary it is `algo` of a kernel record.
+
+    tile, stages, inner, cluster and reduction are names.
+    """
 
     id: int
     tile: str = "undefined"

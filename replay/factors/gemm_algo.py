@@ -40,7 +40,7 @@ class Algo:
         except TacticError as fault:
             raise Unpinnable(f"{name}: {fault}") from None
         if setup.model.device.type != "cuda" or torch.version.cuda is None:
-            raise Unpinnable(f"{name}={tactic}: cuBLASLt is a library of a CUDA device")
+            raise Unpinnable(f"{name}={tactic}: needs a CUDA device")
         setup.layers_of(self.role)
         try:
             products = Products(library(torch.version.cuda), tactic, name)

@@ -1,6 +1,8 @@
 """A tactic means the same as text, as log line and as numbers; the numbers are the header's."""
 
 import hashlib
+import json
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given
@@ -59,6 +61,7 @@ def test_text_and_numbers_go_both_ways(given):
     one = from_numbers(given)
     assert parse(str(one)) == one
     assert {"id": one.id} | tactic.DEFAULTS | one.settings() == given
+    assert Tactic(**json.loads(json.dumps(asdict(one)))) == one, "as `algo` of a kernel record"
 
 
 @pytest.mark.parametrize(
