@@ -177,7 +177,6 @@ class Problem:
         """Free the descriptors."""
         for kind, made in self._made:
             self.library.call(f"cublasLt{kind}Destroy", made)
-        self._made.clear()
 
     def _layout(self, rows: int, columns: int) -> ctypes.c_void_p:
         """Return a dense column-major layout."""

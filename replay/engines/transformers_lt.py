@@ -17,7 +17,7 @@ class LtLog:
 
     def __init__(self, device: str) -> None:
         self._lines: dict[int, list[str]] = {}
-        self._calls, self._open = 0, 0
+        self._calls, self._open = 0, 0  # 0: no layer is
         self._stack = ExitStack()
         if device != "cuda" or torch.version.cuda is None:
             return
@@ -41,5 +41,5 @@ class LtLog:
         self._stack.close()
 
     def _take(self, line: str) -> None:
-        if self._open and ("algo=[" in line or "preference=[" in line):
+        if "algo=[" in line or "preference=[" in line:
             self._lines.setdefault(self._open, []).append(line)

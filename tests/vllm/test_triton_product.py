@@ -32,8 +32,11 @@ for splits in (1, 2, 3):
     shape = Shape(1, 64, 192, torch.float32)
     order = chained(lambda x, w: product(tile, x, w, None), shape, [192 // splits] * splits)
     found[splits] = error < 1e-4, all(same), order
+x[1] = w[1] = torch.inf
+kept = product(tile, x, w, None)[0, 0].isfinite().item()
+x[1] = w[1] = 1
 whole, halves = (product(parse(f"tile=16x32x32,splitk={n}"), x, w, None) for n in (1, 2))
-print(json.dumps([found, torch.equal(whole, halves)]))
+print(json.dumps([found, torch.equal(whole, halves), kept]))
 """
 
 COMPILED = """
@@ -60,13 +63,14 @@ def run(code, **variables):
 
 
 def test_every_tile_is_right_the_same_for_every_m_and_adds_its_splits_in_order():
-    found, same_bits_with_two_splits = run(IN_ORDER, TRITON_INTERPRET="1")
+    found, same_bits_with_two_splits, kept_to_its_own_row = run(IN_ORDER, TRITON_INTERPRET="1")
     assert found == {"1": [True] * 3, "2": [True] * 3, "3": [True] * 3}
     assert not same_bits_with_two_splits
+    assert kept_to_its_own_row
 
 
-def test_the_kernel_is_compiled_under_a_name_that_holds_its_tile():
-    assert run(COMPILED) == ["tile=64x64x32,splitk=3", True]
+def test_the_kernel_is_compiled_under_a_name_that_holds_its_tile(tmp_path):
+    assert run(COMPILED, TRITON_CACHE_DIR=str(tmp_path)) == ["tile=64x64x32,splitk=3", True]
 
 
 @pytest.mark.parametrize(
