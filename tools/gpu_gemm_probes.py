@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import linear
 
+from replay import tactic
 from replay.cublaslt import Library, LtError, Prepared, Problem, library
 from replay.cublaslt_log import executed
 from replay.factors.gemm_algo import Products
@@ -57,6 +59,20 @@ def shape_of(m: int, n: int, k: int) -> Shape:
     return Shape(m, n, k, BF16, "cuda")
 
 
+def header_numbers(folder: Path | None = None) -> dict[str, Any]:
+    """Return where the numbers of a tactic's names differ from those in cublasLt.h of the installed library."""
+    found = sorted((folder or Path(torch.__file__).parents[1] / "nvidia").rglob("cublasLt.h"))
+    if not found:
+        raise FileNotFoundError("no cublasLt.h in the packages of this environment")
+    text = found[0].read_text(encoding="utf-8", errors="replace")
+    differing = {}
+    for field, prefix in tactic.PREFIXES.items():
+        theirs = {name.lower(): int(at) for name, at in re.findall(rf"\bCUBLASLT_{prefix}(\w+) = (\d+),", text)}
+        mine = {name.lower(): at for name, at in tactic.TABLES[field]().items()}
+        differing[field] = {"header": len(theirs), "differing": sorted(set(theirs.items()) ^ set(mine.items()))}
+    return differing
+
+
 def offered_tactics() -> list[dict[str, Any]]:
     """Return what the heuristic offers: is it built again from its text, does it repeat, is it torch's, how it adds."""
     return [one for n, k in SHAPES[:1] + SHAPES[-1:] for m in (1, 8, 16, 64, 256) for one in _offered(m, n, k)]
@@ -88,14 +104,14 @@ def _offered(m: int, n: int, k: int) -> Iterator[dict[str, Any]]:
 def _again(problem: Problem, numbers: dict[str, int], first: torch.Tensor, x: Any, w: Any) -> dict[str, Any]:
     """Build the tactic from its text, as a pin does: the same bits, or what the library says; and its order."""
     try:
-        tactic = from_numbers(numbers)
-        made = problem.prepare(tactic)
-        product = Products(lt(), tactic, "probe")
+        one = from_numbers(numbers)
+        made = problem.prepare(one)
+        product = Products(lt(), one, "probe")
         order = tree(lambda x, w: product(x, w, None), shape_of(x.shape[0], w.shape[0], x.shape[1]))
         product.close()
     except (LtError, TacticError) as fault:
         return {"tactic_fault": str(fault)}
-    return {"tactic": str(tactic), "same_from_text": torch.equal(first, _launch(problem, made, x, w)), "order": order}
+    return {"tactic": str(one), "same_from_text": torch.equal(first, _launch(problem, made, x, w)), "order": order}
 
 
 def _launch(problem: Problem, prepared: Prepared, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:

@@ -7,21 +7,9 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import gpu_gemm_probes as gemm
 import torch
-from gpu_gemm_probes import (
-    BF16,
-    ROWS,
-    WORKSPACES,
-    independence,
-    log_lines,
-    lt,
-    offered_tactics,
-    operands,
-    order_by_rows,
-    orders_without_splits,
-    shape_of,
-    tree,
-)  # fmt: skip
+from gpu_gemm_probes import BF16, ROWS, WORKSPACES, lt, operands, shape_of, tree
 from planted_flip import planted, run_with
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
@@ -143,6 +131,8 @@ def split_tactic(n: int, k: int) -> str:
 
 SECTIONS: dict[str, Callable[[], Any]] = {
     one.__name__: one
-    for one in (offered_tactics, log_lines, order_by_rows, independence, orders_without_splits, attention_by_batch,
-                triton_tiles, planted_proofs)
+    for one in (
+        gemm.header_numbers, gemm.offered_tactics, gemm.log_lines, gemm.order_by_rows, gemm.independence,
+        gemm.orders_without_splits, attention_by_batch, triton_tiles, planted_proofs,
+    )
 }  # fmt: skip

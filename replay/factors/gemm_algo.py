@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 WORKSPACE_KIB = 32 * 1024
 """What torch gives cuBLASLt on sm_90, where CUBLASLT_WORKSPACE_SIZE says nothing else."""
 
+ALIGNMENT = 16
+"""Bytes; what the library's check of a tactic takes for granted."""
+
 
 @dataclass(frozen=True)
 class Algo:
@@ -40,12 +43,12 @@ class Algo:
         except TacticError as fault:
             raise Unpinnable(f"{name}: {fault}") from None
         if setup.model.device.type != "cuda" or torch.version.cuda is None:
-            raise Unpinnable(f"{name}={tactic}: needs a CUDA device")
+            raise Unpinnable(f"{name}: needs a CUDA device")
         setup.layers_of(self.role)
         try:
             products = Products(library(torch.version.cuda), tactic, name)
         except OSError as fault:
-            raise Unpinnable(f"{name}={tactic}: no cuBLASLt can be loaded: {fault}") from None
+            raise Unpinnable(f"{name}: no cuBLASLt can be loaded: {fault}") from None
         setup.set_kernel(self.role, products, name)
         try:
             yield
@@ -72,7 +75,7 @@ class Products:
 
     def __call__(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """Return the product. Raises Unpinnable where the library does not take the tactic for the shape."""
-        flat, weight = x.reshape(-1, x.shape[-1]).contiguous(), weight.contiguous()
+        flat, weight = _dense(x.reshape(-1, x.shape[-1])), _dense(weight)
         (m, k), n = flat.shape, weight.shape[0]
         out = torch.empty(m, n, dtype=x.dtype, device=x.device)
         problem, prepared = self._prepare(str(x.dtype).removeprefix("torch."), m, n, k)
@@ -107,6 +110,12 @@ class Products:
                 raise Unpinnable(f"{where}: it needs {prepared.workspace} bytes of workspace, the process has {most}")
             self._prepared[dtype, m, n, k] = problem, prepared
         return self._prepared[dtype, m, n, k]
+
+
+def _dense(matrix: torch.Tensor) -> torch.Tensor:
+    """Return the matrix row after row, from an address that a tactic may read 16 bytes at once from."""
+    dense = matrix.contiguous()
+    return dense.clone() if dense.data_ptr() % ALIGNMENT else dense
 
 
 def _contradicted(evidence: Evidence, role: str, ran: Executed) -> bool:

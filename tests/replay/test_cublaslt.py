@@ -54,6 +54,16 @@ def test_a_transposed_weight_is_taken_as_it_reads(lt):
     assert torch.equal(Products(lt, Tactic(5), "")(x, weight, None), x @ weight.t())
 
 
+def test_the_library_is_handed_addresses_that_it_may_read_16_bytes_from(lt, monkeypatch):
+    seen = []
+    run = Problem.run
+    monkeypatch.setattr(Problem, "run", lambda self, made, *places: (seen.extend(places[:2]), run(self, made, *places)))
+    x, weight = torch.arange(7.0)[1:].reshape(2, 3), torch.arange(13.0)[1:].reshape(4, 3)
+    assert x.data_ptr() % 16
+    assert torch.equal(Products(lt, Tactic(5), "")(x, weight, None), x @ weight.t())
+    assert [place % 16 for place in seen] == [0, 0]
+
+
 @pytest.mark.parametrize(
     ("tactic", "says"),
     [

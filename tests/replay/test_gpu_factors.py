@@ -76,6 +76,15 @@ def test_what_is_pinned_is_read_back(engine, plan):
     assert trace.observed == plan
 
 
+def test_the_numbers_of_a_tactic_are_those_of_this_library(probes):
+    try:
+        found = probes.gemm.header_numbers()
+    except FileNotFoundError as fault:
+        pytest.skip(str(fault))
+    assert [(field, one["differing"]) for field, one in found.items() if one["differing"]] == []
+    assert all(one["header"] > 3 for one in found.values())
+
+
 def test_every_other_example_is_read_back_or_refused_with_a_reason(engine):
     plans = [plan for name, plan in wanted() if plan and name in plan and not environment(plan)]
     traces = [run(engine, plan) for plan in plans if factors()[next(iter(plan))]["device"] != "cpu"]
