@@ -91,17 +91,17 @@ class Bench:
 
 def natural_cases(model: Path, dtype: torch.dtype, prompts: list[list[int]], tokens: int) -> tuple[list[Case], int]:
     """Return a case for each prompt whose text alone and in its batch differ, and how many prompts there were."""
-    os.environ["FORENSICS_RECORD_IDS"] = "1"
+    os.environ |= {"FORENSICS_RECORD_IDS": "1", "FORENSICS_RECORD_COMPRESS": "none"}
     loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
     loaded.generation_config = GenerationConfig(max_new_tokens=tokens, pad_token_id=loaded.config.pad_token_id or 0)
     loaded.config.pad_token_id = loaded.config.pad_token_id or 0
     with tempfile.TemporaryDirectory() as name:
         stop = install(Path(name) / "log")
         for row, ids in enumerate(prompts):
-            generate(loaded, [ids], [f"alone-{row}"])
+            generate(loaded, [ids], [f"alone-{row}"], tokens)
         for start in range(0, len(prompts), BATCH):
             rows = prompts[start : start + BATCH]
-            generate(loaded, rows, [f"batch-{start + row}" for row in range(len(rows))])
+            generate(loaded, rows, [f"batch-{start + row}" for row in range(len(rows))], tokens)
         stop()
         with Store.open(Path(name) / "store.duckdb", create=True) as store:
             load(sorted((Path(name) / "log").glob("*.jsonl")), store, None)

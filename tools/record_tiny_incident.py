@@ -25,13 +25,13 @@ BATCH, NEW_TOKENS = 8, 48
 IntLists = list[list[int]]
 
 
-def generate(model: PreTrainedModel, prompts: IntLists, names: list[str]) -> IntLists:
+def generate(model: PreTrainedModel, prompts: IntLists, names: list[str], tokens: int = NEW_TOKENS) -> IntLists:
     """Continue prompts greedily in one left-padded batch; the end-of-text token stops a row."""
     width, pad = max(map(len, prompts)), model.config.pad_token_id
     ids = torch.tensor([[pad] * (width - len(row)) + row for row in prompts])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])
     with request_ids(names):
-        output = model.generate(ids, attention_mask=mask, max_new_tokens=NEW_TOKENS, do_sample=False)
+        output = model.generate(ids, attention_mask=mask, max_new_tokens=tokens, do_sample=False)
     return [cut(row, model.config.eos_token_id) for row in output[:, width:].tolist()]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ class Models:
             model = (random_model(known) if self.path == RANDOM else self._read(known)).eval()
             model.generation_config = GenerationConfig()  # the request's configuration decides, not the model's
             self._loaded[dtype] = model.to("cuda") if torch.cuda.is_available() else model
+            gc.collect()
+            gc.freeze()  # stays until the process ends: a collection would go through all of it several times a trial
         return self._loaded[dtype]
 
     def _read(self, dtype: torch.dtype) -> Any:

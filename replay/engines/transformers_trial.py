@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,8 +9,7 @@ import torch
 from replay.cublaslt_log import executed
 from replay.engines.transformers_facts import dtype_name
 from replay.engines.transformers_hooks import Launch, row_sha256, top_logits
-from replay.engines.transformers_lt import LtLog
-from replay.engines.transformers_profile import LINEAR, PASS, PRODUCTS, linear_calls, num_splits, with_log
+from replay.engines.transformers_profile import Profile
 from replay.factors import PROFILED_PASSES, Evidence, Setup
 
 if TYPE_CHECKING:
@@ -19,8 +17,6 @@ if TYPE_CHECKING:
     from replay.engines.transformers_launch import PaddedBatch
 
 TOP = 4
-SHAPED = {*PRODUCTS, "aten::embedding", "aten::scaled_dot_product_attention"}
-"""Operators whose input shapes a factor reads; asking for those of all takes longer than a pass of a small model."""
 
 
 class Trial:
@@ -39,33 +35,9 @@ class Trial:
         self.contrast: float | None = None
         self.finished = False
         self._hidden: torch.Tensor | None = None
-        self._scopes = ExitStack()
-        self._lt = LtLog(self.evidence.device)
-        self._scope(self.model, PASS)
-        for role, layer in setup.linear_layers():
-            self._scope(layer, f"{LINEAR}.{role or ''}", self._lt)
         self._head = self.model.get_output_embeddings()
         self._watch_head = self._head.register_forward_pre_hook(self._keep_hidden)
-        self.profiler: Any = torch.profiler.profile(record_shapes=True)
-        self.profiler.start()
-
-    def _scope(self, module: Any, name: str, log: LtLog | None = None) -> None:
-        """Name the module's part of the profile, and of the log."""
-        open_scopes: list[Any] = []
-
-        def enter(*_: Any) -> None:
-            scope = torch.profiler.record_function(name)
-            scope.__enter__()
-            open_scopes.append(scope)
-            log.enter() if log else None
-
-        def leave(*_: Any) -> None:
-            log.leave() if log else None
-            if open_scopes:
-                open_scopes.pop().__exit__(None, None, None)
-
-        self._scopes.callback(module.register_forward_pre_hook(enter).remove)
-        self._scopes.callback(module.register_forward_hook(leave, always_call=True).remove)
+        self.profile: Profile | None = Profile(setup)
 
     def _keep_hidden(self, _module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
         self._hidden = inputs[0][self.batch.row, -1].detach()
@@ -78,7 +50,7 @@ class Trial:
     def chosen(self, tokens: torch.Tensor, done: torch.Tensor) -> None:
         """Take the request's token and logits; the profiler stops after the first passes."""
         launch = self.evidence.launches[-1]
-        if self.profiler is not None and len(self.evidence.launches) == PROFILED_PASSES:
+        if self.profile is not None and len(self.evidence.launches) == PROFILED_PASSES:
             self.close()
         if self.finished:
             return
@@ -92,7 +64,7 @@ class Trial:
 
     def _read_tops(self) -> None:
         """Look for the highest logits where the profiler cannot see it: the token rule is read from what it saw."""
-        if self.profiler is None:
+        if self.profile is None:
             self.tops += [top_logits(row, TOP) for row in self._untopped]
             self._untopped.clear()
 
@@ -115,25 +87,11 @@ class Trial:
 
     def close(self) -> None:
         """Stop the profiler and keep its operators."""
-        if self.profiler is None:
+        if self.profile is None:
             return
-        profiler, self.profiler = self.profiler, None
-        profiler.stop()
-        self._lt.close()
+        profile, self.profile = self.profile, None
+        profile.stop(self.evidence)
         self._read_tops()
-        self._scopes.close()
-        # What profiler.events() parses from: it takes four times as long, more than a trial of a small model.
-        events = profiler.profiler.kineto_results.events()
-        device = torch.autograd.DeviceType
-        found = [(event.name(), event) for event in events if event.device_type() == device.CPU]
-        named = [(name, event.shapes() if name in SHAPED else [], event) for name, event in found]
-        self.evidence.operators = [(name, shapes) for name, shapes, _ in named]
-        self.evidence.kernels = [event.name() for event in events if event.device_type() == device.CUDA]
-        self.evidence.splits = [count for name, event in found for count in num_splits(name, event)]
-        calls = linear_calls(
-            (name, shapes, event.start_ns(), event.start_ns() + event.duration_ns()) for name, shapes, event in named
-        )
-        self.evidence.calls = [with_log(call, self._lt.lines(number)) for number, call in enumerate(calls)]
 
     def end(self) -> None:
         """Leave nothing behind in the model."""
