@@ -29,6 +29,12 @@ class Trial:
     failed: str = ""
     execution: int = 0
     not_taken: str = ""
+    stopped: str = ""
+
+    @property
+    def no_result(self) -> str:
+        """Return why the trial does not say whose result it gives, "" where it does."""
+        return "; ".join(part for part in (self.refused, self.failed, self.not_taken, self.stopped) if part)
 
 
 @dataclass(frozen=True)
@@ -151,7 +157,7 @@ def _trial(one: dict[str, Any]) -> Trial:
     ran = not one.get("refused") and not one.get("failed")
     not_taken = [f"{name}: {_text(seen.get(name)) or 'nothing'} read back for {_text(value)}"
                  for name, value in sorted(asked.items()) if ran and seen.get(name) != value]  # fmt: skip
-    execution = one.get("execution")
+    execution, stopped = one.get("execution"), one.get("stopped")
     return Trial(
         _text(one.get("name")),
         plan,
@@ -161,6 +167,7 @@ def _trial(one: dict[str, Any]) -> Trial:
         _text(one.get("failed")),
         execution if isinstance(execution, int) else 0,
         "; ".join(not_taken),
+        "" if stopped is None else f"ended at output token {_text(stopped)}: not the logits that it had to give",
     )
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from replay.case import Case, Plan
     from replay.exchange import Swap
-    from replay.workbench import Bench
+    from replay.workbench import Bench, Until
 
 LAYER_ROLES = ("q", "k", "v", "o", "gate", "up", "down")
 SOURCES = ("batch.rows", "batch.left_pad", "batch.right_pad")
@@ -50,26 +50,30 @@ def refine(bench: Bench, found: Found) -> Found:
     incident, reference = bench.plans()
     held = incident | {name: m_incident[name] for name in differing}, reference | {n: m_reference[n] for n in differing}
 
-    def swap(names: tuple[str, ...]) -> Swap:
-        return bench.swap(names, held, thorough=False, note=", M of every GEMM held")
+    def swap(names: tuple[str, ...], until: Until = "failed") -> Swap:
+        return bench.swap(names, held, until=until, note=", M of every GEMM held")
 
     return _judge(bench, found, differing, swap)
 
 
-def _judge(bench: Bench, found: Found, differing: tuple[str, ...], swap: Callable[[tuple[str, ...]], Swap]) -> Found:
+def _judge(bench: Bench, found: Found, differing: tuple[str, ...], swap: Callable[..., Swap]) -> Found:
     alone = swap(found.names)
     if alone.proven:
         text = "with M of every GEMM held as each arm had it, the exchange still works: M has no part in it"
         return found.with_limits(text, refuted=(*found.refuted, *differing))
     if alone.status == "open":
         return found.with_limits(f"the part of M in this could not be told apart: {alone.why_not}")
-    whole = swap((*found.names, *differing))
+    prompt = tuple(name for name in differing if not name.endswith(".decode"))
+    later = tuple(name for name in differing if name not in prompt)
+    groups, whole = [found.names, later], swap((*found.names, *later))
+    if not whole.proven:
+        groups, whole = [prompt, *groups], swap((*found.names, *differing))
     if not whole.proven:
         why = whole.why_not or "with M forced by filler rows instead, the other arm's bits do not come out"
         return found.with_limits(f"the part of M in this could not be told apart: {why}")
     limit, bench.limit = bench.limit, bench.limit - SPARED
     try:
-        names = reduce_set((*found.names, *differing), lambda names: swap(names).status)
+        names = reduce_set(whole.names, lambda names: swap(names, "unproven").status, groups)
         removals = [swap(tuple(name for name in names if name != one)) for one in names] if len(names) > 1 else []
     finally:
         bench.limit = limit

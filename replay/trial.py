@@ -34,17 +34,19 @@ class Treatment:
 
     plan: in force for the whole trial. history, switch: the KV of the request as a run under `history` leaves it
     before its pass number `switch` is put into this trial before that pass. repeat: number of a deliberate repeat;
-    a repeat is always executed, never remembered.
+    a repeat is always executed, never remembered. must_give: hashes of the logits that an exchange has to bring; once
+    all that is read back has been seen, the trial ends at the first token that came from others.
     """
 
     plan: Plan
     history: Plan | None = None
     switch: int = 0
     repeat: int = 0
+    must_give: tuple[str, ...] = ()
 
     def key(self) -> str:
         """Return a text that is equal for equal treatments."""
-        return json.dumps([self.plan, self.history, self.switch, self.repeat], sort_keys=True)
+        return json.dumps([self.plan, self.history, self.switch, self.repeat, self.must_give], sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,9 @@ class Trace:
 
     refused: why the plan could not be honoured; then nothing ran. failed: why there is no result although nothing was
     refused: out of memory, a crash, no answer in time. observed: factor → value read back by another path than the
-    pin; details: the launch and kernels as seen; contrast: float64 h·(w_a − w_b) at the flip, from the final hidden
-    state and the output rows of the incident's and the reference's token, in logits.
+    pin; details: the launch and kernels as seen; stopped: output position at which it was ended, since a token up to
+    there did not come from the logits that it had to give; contrast: float64 h·(w_a − w_b) at the flip, from the final
+    hidden state and the output rows of the incident's and the reference's token, in logits.
     """
 
     plan: Plan
@@ -64,6 +67,7 @@ class Trace:
     top_logits: tuple[tuple[float, ...], ...] = ()
     observed: dict[str, str] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    stopped: int | None = None
     contrast: float | None = None
     refused: str | None = None
     failed: str | None = None

@@ -37,7 +37,8 @@ class Ran:
     """One trial under the name of its part in the proof, as it is filed.
 
     execution: number of the run; parts of the proof that ask for the same plan share one. tokens_equal, bits_equal:
-    incident, reference, both or neither, up to the flip. history, switch, contrast, refused, failed: as in trial.py.
+    incident, reference, both or neither, up to the flip. history, switch, stopped, contrast, refused, failed: as in
+    trial.py.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Ran:
     logits_sha256: tuple[str, ...] = ()
     tokens_equal: str | None = None
     bits_equal: str | None = None
+    stopped: int | None = None
     contrast: float | None = None
     refused: str | None = None
     failed: str | None = None

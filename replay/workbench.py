@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from replay.exchange import FOLLOWS, NOT_NEEDED, Swap, exchange, pin_not_taken
 from replay.trial import Trace, Treatment, shared_start
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 MAX_TRIALS = 64
 SPENT = f"the budget of {MAX_TRIALS} trials is spent"
 Arms = tuple["Plan", "Plan"]
+Until = Literal["both", "failed", "unproven"]
+"""How far an exchange is run: both ways to the flip, until one way has failed, or until it cannot be proven."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Bench:
     def trial(self, name: str, treatment: Treatment | Plan) -> Trace:
         """Execute a treatment under a name, or remember it where it has run. Beyond the budget nothing runs."""
         wanted = treatment if isinstance(treatment, Treatment) else Treatment(treatment)
-        known = self._known.get(wanted.key())
+        whole = replace(wanted, must_give=())
+        known = self._known.get(whole.key()) or self._known.get(wanted.key())
         if known is None and self.executed >= self.limit:
             return Trace(wanted.plan, failed=SPENT)
         if known is None:
@@ -65,7 +68,8 @@ class Bench:
             self.seconds += time.monotonic() - started
             if trace.missing:
                 self.say(f"trial {self.executed} gave nothing: {trace.missing}")
-            known = self._known[wanted.key()] = Done(name, wanted, trace, self.executed)
+            known = Done(name, wanted, trace, self.executed)
+            self._known[(whole if trace.stopped is None else wanted).key()] = known
         self.done.append(replace(known, name=name))
         return known.trace
 
@@ -100,20 +104,37 @@ class Bench:
         """Return both arms' plans as recorded."""
         return self.case.incident.plan, self.case.reference.plan
 
-    def swap(self, names: Sequence[str], arms: Arms | None = None, *, thorough: bool = True, note: str = "") -> Swap:
-        """Run both exchanges of a set; not thorough: the second only where the first has not settled it.
+    def swap(self, names: Sequence[str], arms: Arms | None = None, *, until: Until = "both", note: str = "") -> Swap:
+        """Run both exchanges of a set; or, the smaller launch first, until one has failed or the set is not proven.
 
         arms: plans to exchange between, default those on record; note: what is special about them.
         """
         incident, reference = arms or self.plans()
         text = ", ".join(names)
-        back, forth = exchange(incident, reference, names), exchange(reference, incident, names)
-        restored = self.trial(f"restored: incident with {text} of the reference{note}", back)
-        gave = not restored.missing and not restored.same_bits(self.arms[1], self.count) and not pin_not_taken(restored)
-        induced = Trace(forth, failed=NOT_NEEDED)
-        if thorough or not gave:
-            induced = self.trial(f"induced: reference with {text} of the incident{note}", forth)
-        return self._compare(tuple(names), restored, induced)
+        halves = [
+            ("restored", f"incident with {text} of the reference{note}", exchange(incident, reference, names)),
+            ("induced", f"reference with {text} of the incident{note}", exchange(reference, incident, names)),
+        ]
+        if until != "both":
+            halves.sort(key=lambda half: self._launch_tokens(half[2]))
+        found: dict[str, Trace] = {}
+        settled = False
+        for half, what, plan in halves:
+            arm = self.arms[half == "restored"]
+            hashes = () if until == "both" else arm.logits_sha256[: self.count]
+            found[half] = trace = (
+                Trace(plan, failed=NOT_NEEDED)
+                if settled
+                else self.trial(f"{half}: {what}", Treatment(plan, must_give=hashes))
+            )
+            ran = trace.missing is None and pin_not_taken(trace) is None
+            gave = ran and trace.same_bits(arm, self.count)
+            settled = (until == "failed" and ran and not gave) or (until == "unproven" and not gave)
+        return self._compare(tuple(names), found["restored"], found["induced"])
+
+    def _launch_tokens(self, plan: Plan) -> int:
+        padding = sum(int(plan.get(name, 0)) for name in ("batch.left_pad", "batch.right_pad"))
+        return int(plan.get("batch.rows", 1)) * (len(self.case.token_ids) + padding)
 
     def _compare(self, names: tuple[str, ...], restored: Trace, induced: Trace) -> Swap:
         incident, reference = self.arms
@@ -134,7 +155,12 @@ class Bench:
 
     def _filed(self, one: Done) -> Ran:
         trace, treatment = one.trace, one.treatment
-        known = trace.missing is None and self.incident is not None and self.reference is not None and self.count
+        known = (
+            (trace.missing, trace.stopped) == (None, None)
+            and self.incident is not None
+            and self.reference is not None
+            and self.count
+        )
         return Ran(
             name=one.name,
             execution=one.execution,
@@ -147,6 +173,7 @@ class Bench:
             logits_sha256=trace.logits_sha256,
             tokens_equal=self._equals(trace, Trace.same_tokens) if known else None,
             bits_equal=self._equals(trace, Trace.same_bits) if known else None,
+            stopped=trace.stopped,
             contrast=trace.contrast,
             refused=trace.refused,
             failed=trace.failed,

@@ -88,7 +88,7 @@ def replay(
     arguments += ["--timeout", str(timeout), "--repeats", str(repeats), *(["--model", str(model)] if model else [])]
     done = run(built, db.parent / f"{db.stem}-verdicts", python, arguments)
     verdict = parse(done.document, str(done.path))
-    rows = [[one.name, one.tokens_equal, one.bits_equal, one.refused or one.failed] for one in verdict.trials]
+    rows = [[one.name, one.tokens_equal, one.bits_equal, one.no_result] for one in verdict.trials]
     if rows:
         table(["trial", "tokens equal to", "bits equal to", "no result because"], rows)
     print(printable(f"{verdict.outcome}: {verdict.claim}", 2000))

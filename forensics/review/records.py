@@ -88,7 +88,7 @@ def proof(explanation: Explanation) -> Iterator[str]:
                 code(one.plan or "-"),
                 one.tokens_equal or "-",
                 one.bits_equal or "-",
-                markdown("; ".join(part for part in (one.refused, one.failed, one.not_taken) if part), 400),
+                markdown(one.no_result, 400),
             ]
             for one in verdict.trials
         ]

@@ -10,13 +10,15 @@ from typing import Any
 
 import torch
 
+from replay.engines.transformers_trial import Enough
 from replay.factors import Unpinnable
 
 Snapshot = list[tuple[torch.Tensor, torch.Tensor]]
 
 
-class Enough(Exception):  # noqa: N818 - not an error: the run has given what it was started for
-    """The cache is copied; the rest of the run is not needed."""
+def earlier(snapshot: Snapshot, passes: int) -> Snapshot:
+    """Return the keys and values as they were some passes of one token before: a pass adds to them, changes none."""
+    return [(keys[:, : keys.shape[1] - passes], values[:, : values.shape[1] - passes]) for keys, values in snapshot]
 
 
 class CacheSwitch:

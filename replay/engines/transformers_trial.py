@@ -13,16 +13,22 @@ from replay.engines.transformers_profile import Profile
 from replay.factors import PROFILED_PASSES, Evidence, Setup
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from replay.case import Case
     from replay.engines.transformers_launch import PaddedBatch
 
 TOP = 4
 
 
-class Trial:
-    """Listens to one `generate` call; also to passes of the prompt before it."""
+class Enough(Exception):  # noqa: N818 - not an error: the run has given what it was started for
+    """The rest of the run is not needed."""
 
-    def __init__(self, case: Case, batch: PaddedBatch, setup: Setup) -> None:
+
+class Trial:
+    """Listens to one `generate` call; also to passes of the prompt before it. must_give: as in a Treatment."""
+
+    def __init__(self, case: Case, batch: PaddedBatch, setup: Setup, must_give: Sequence[str] = ()) -> None:
         self.case, self.batch, self.model = case, batch, setup.model
         self.evidence = Evidence(
             row=batch.row, target=case.token_ids, neighbours=batch.recorded, linear=setup.product,
@@ -33,6 +39,8 @@ class Trial:
         self.tops: list[tuple[list[int], list[float]]] = []
         self._untopped: list[torch.Tensor] = []
         self.contrast: float | None = None
+        self.stopped: int | None = None
+        self._must_give = must_give
         self.finished = False
         self._hidden: torch.Tensor | None = None
         self._head = self.model.get_output_embeddings()
@@ -61,6 +69,14 @@ class Trial:
         self._untopped.append(row)
         self._read_tops()
         self.finished = bool(done[self.batch.row])
+        self._stop_where_it_fails()
+
+    def _stop_where_it_fails(self) -> None:
+        """End the run at logits that it had not to give. The profiled passes run in any case: they are read back."""
+        pairs = zip(self.hashes, self._must_give, strict=False)
+        if self.profile is None and any(mine != wanted for mine, wanted in pairs):
+            self.stopped = len(self.tokens) - 1
+            raise Enough
 
     def _read_tops(self) -> None:
         """Look for the highest logits where the profiler cannot see it: the token rule is read from what it saw."""
