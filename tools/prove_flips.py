@@ -12,12 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from flip_rate import held_out_prompts
@@ -37,7 +38,10 @@ from replay.host import cpu_facts, library_versions, weights_sha256
 from replay.prove import Verdict, prove
 from replay.trial import Trace, Treatment, shared_start
 
-BATCH, MOST_DECOYED = 8, 25
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BATCH = 8
 BASE = {
     "batch.rows": "1", "batch.row": "0", "batch.left_pad": "0", "batch.mask_path": "implicit",
     "attention.backend": "flash", "dtype.weights": "bfloat16", "cpu.threads": "1", "token.rule": "argmax",
@@ -65,7 +69,7 @@ DECOYS: list[dict[str, str]] = [
 
 
 class Bench:
-    """The model folder, and children that stay alive over all proofs."""
+    """The model folder, and children that stay alive over all single trials; a proof starts processes of its own."""
 
     def __init__(self, model: Path, children: Children, tokens: int) -> None:
         self.model, self.children, self.tokens = model, children, tokens
@@ -73,13 +77,14 @@ class Bench:
 
     def prove(self, case: Case) -> tuple[Verdict, dict[str, Any]]:
         """Return the verdict, and what it took."""
-        started = time.perf_counter()
-        verdict = prove(case, [], self.children.run, weights_sha256=self.weights)
-        seconds = round(time.perf_counter() - started, 1)
+        started, cpu = time.perf_counter(), _cpu_of_children()
+        with Children(self.model) as children:
+            verdict = prove(case, [], children.run, weights_sha256=self.weights)
+        seconds, cpu = round(time.perf_counter() - started, 1), round(_cpu_of_children() - cpu, 1)
         runs = len({trial.execution for trial in verdict.trials})
         return verdict, {
             "outcome": verdict.outcome, "factors": [one.factor for one in verdict.factors], "minimal": verdict.minimal,
-            "trials": runs, "seconds": seconds, "flip": case.flip_index,
+            "trials": runs, "seconds": seconds, "cpu_seconds": cpu, "flip": case.flip_index,
             "rounding": verdict.rounding.answer if verdict.rounding else None,
             "carried_by": verdict.history.carried_by if verdict.history else None, "claim": verdict.claim,
         }  # fmt: skip
@@ -89,24 +94,43 @@ class Bench:
         return self.children.run(case, Treatment(plan))
 
 
-def natural_cases(model: Path, dtype: torch.dtype, prompts: list[list[int]], tokens: int) -> tuple[list[Case], int]:
-    """Return a case for each prompt whose text alone and in its batch differ, and how many prompts there were."""
+def _cpu_of_children() -> float:
+    """Return the CPU seconds of all processes that have ended: on a busy machine they say more than the clock."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def natural(bench: Bench, dtype: torch.dtype, prompts: list[list[int]], part: dict[str, Any]) -> Iterator[list[Case]]:
+    """Prove every prompt whose text alone and in its batch differ, batch by batch from where `part` ends.
+
+    Yields the cases of a batch, when `part` holds what became of them.
+    """
     os.environ |= {"FORENSICS_RECORD_IDS": "1", "FORENSICS_RECORD_COMPRESS": "none"}
-    loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
-    loaded.generation_config = GenerationConfig(max_new_tokens=tokens, pad_token_id=loaded.config.pad_token_id or 0)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(bench.model, dtype=dtype).eval()
+    loaded.generation_config = GenerationConfig(pad_token_id=loaded.config.pad_token_id or 0)
     loaded.config.pad_token_id = loaded.config.pad_token_id or 0
+    for start in range(part["prompts"], len(prompts), BATCH):
+        rows = prompts[start : start + BATCH]
+        cases = natural_cases(loaded, rows, bench.tokens)
+        proofs = [{"prompt": start + row} | bench.prove(case)[1] for row, case in cases.items()]
+        part["prompts"] += len(rows)
+        part["flips"] += len(proofs)
+        part["proofs"] += proofs
+        yield list(cases.values())
+
+
+def natural_cases(model: Any, rows: list[list[int]], tokens: int) -> dict[int, Case]:
+    """Return {row: case} for the prompts whose text alone and in one batch of all differ."""
     with tempfile.TemporaryDirectory() as name:
         stop = install(Path(name) / "log")
-        for row, ids in enumerate(prompts):
-            generate(loaded, [ids], [f"alone-{row}"], tokens)
-        for start in range(0, len(prompts), BATCH):
-            rows = prompts[start : start + BATCH]
-            generate(loaded, rows, [f"batch-{start + row}" for row in range(len(rows))], tokens)
+        for row, ids in enumerate(rows):
+            generate(model, [ids], [f"alone-{row}"], tokens)
+        generate(model, rows, [f"batch-{row}" for row in range(len(rows))], tokens)
         stop()
         with Store.open(Path(name) / "store.duckdb", create=True) as store:
             load(sorted((Path(name) / "log").glob("*.jsonl")), store, None)
-            cases = [case for row in range(len(prompts)) if (case := _case(store, row)) is not None]
-    return cases, len(prompts)
+            cases = {row: _case(store, row) for row in range(len(rows))}
+    return {row: case for row, case in cases.items() if case is not None}
 
 
 def continuous_outcomes(bench: Bench, prompts: list[list[int]], tokens: int) -> dict[str, int]:
@@ -182,10 +206,10 @@ def _steps(trace: Trace, last: int) -> tuple[TokenStep, ...]:
     return tuple(TokenStep(i, trace.tokens[i], (), (), trace.logits_sha256[i]) for i in range(last + 1))
 
 
-def decoys(bench: Bench, cases: list[Case]) -> dict[str, int]:
+def decoy(bench: Bench, cases: list[Case], count: dict[str, int]) -> None:
     """Exchange pins that have nothing to do with the flip in both arms; count what would pass for proof."""
-    count: Counter[str] = Counter()
     for case in cases:
+        count["cases"] += 1
         length = (case.flip_index or 0) + 1
         arms = [bench.run(case, arm.plan) for arm in (case.incident, case.reference)]
         for pin in DECOYS:
@@ -198,79 +222,98 @@ def decoys(bench: Bench, cases: list[Case]) -> dict[str, int]:
                 continue
             restores, induces = traces[0].same_tokens(arms[1], length), traces[1].same_tokens(arms[0], length)
             bits = traces[0].same_bits(arms[1], length) and traces[1].same_bits(arms[0], length)
-            count["decoys"] += 1
-            count["would pass on tokens one way"] += restores or induces
-            count["would pass on tokens both ways"] += restores and induces
-            count["pass as proof"] += bits
-    return dict(count)
+            found = {
+                "decoys": True,
+                "would pass on tokens one way": restores or induces,
+                "would pass on tokens both ways": restores and induces,
+                "pass as proof": bits,
+            }
+            for name, passes in found.items():
+                count[name] = count.get(name, 0) + passes
 
 
-def overhead(model: Path, ids: list[int], tokens: int, runs: int = 5) -> dict[str, float]:
-    """Return the median seconds of a trial and of plain generate of the same tokens, model loaded, one process."""
+def overhead(model: Path, ids: list[int], tokens: int, runs: int = 9) -> dict[str, float]:
+    """Return the median CPU seconds of a trial and of plain generate of the same tokens, and the median of the ratio.
+
+    Model loaded, one process, one thread, in pairs whose order changes.
+    """
     case = Case("", tuple(ids), {"temperature": 0, "max_tokens": tokens}, "argmax",
                 {"engine": "transformers", "dtype": "bfloat16"}, Arm("a", "a", BASE), Arm("b", "b", BASE))  # fmt: skip
     engine = Engine(case, str(model))
-    loaded, times = engine.models.load("bfloat16"), {"trial": [0.0], "generate": [0.0]}
-    batch = torch.tensor([ids])
-    for _ in range(runs + 1):
-        started = time.perf_counter()
-        trace = engine.run(Treatment(BASE))
-        assert trace.missing is None
-        times["trial"].append(time.perf_counter() - started)
-        started = time.perf_counter()
+    loaded, batch = engine.models.load("bfloat16"), torch.tensor([ids])
+
+    def trial() -> None:
+        assert engine.run(Treatment(BASE)).missing is None
+
+    def plain() -> None:
         loaded.generate(
             batch, attention_mask=torch.ones_like(batch), max_new_tokens=tokens, do_sample=False, pad_token_id=0
         )
-        times["generate"].append(time.perf_counter() - started)
+
+    pairs = []
+    for run in range(runs + 1):
+        times = {}
+        for one in (trial, plain) if run % 2 else (plain, trial):
+            started = time.process_time()
+            one()
+            times[one] = time.process_time() - started
+        pairs.append((times[trial], times[plain]))
     engine.stop()
-    medians = {name: statistics.median(values[2:]) for name, values in times.items()}
-    return {name: round(value, 4) for name, value in medians.items()} | {
-        "ratio": round(medians["trial"] / medians["generate"], 2)
-    }
+    warm = pairs[1:]
+    ratio = statistics.median(one / other for one, other in warm)
+    seconds = [round(statistics.median(values), 4) for values in zip(*warm, strict=True)]
+    return {"tokens": tokens, "trial": seconds[0], "generate": seconds[1], "ratio": round(ratio, 2)}
 
 
 def main() -> None:
-    """Measure, write the evidence, print a summary."""
+    """Measure, write the evidence, print a summary. A second run goes on after the last batch of the first."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--prompts", type=int, default=50)
     parser.add_argument("--tokens", type=int, default=48)
-    parser.add_argument("--built", type=int, default=3, help="cases a known factor; 0: none, and no decoys")
+    parser.add_argument("--built", type=int, default=3, help="cases a known factor")
+    parser.add_argument("--decoyed", type=int, default=25, help="cases on which decoys are tried")
     options = parser.parse_args()
     torch.set_num_threads(1)
     prompts = held_out_prompts(options.model)[: options.prompts]
-    evidence: dict[str, Any] = {
+    about: dict[str, Any] = {
         "command": f"python tools/prove_flips.py MODEL OUT --prompts {options.prompts} --tokens {options.tokens} "
-        f"--built {options.built}",
+        f"--built {options.built} --decoyed {options.decoyed}",
         "machine": {"cpu": cpu_facts(), "versions": library_versions(), "threads": 1},
         "model": {"name": options.model.name, "weights_sha256": weights_sha256(options.model)},
-        "overhead": overhead(options.model, prompts[0], options.tokens),
     }
+    evidence = about | {name: value for name, value in begun(options.out, about).items() if name not in about}
+    if "overhead" not in evidence:
+        evidence["overhead"] = overhead(options.model, prompts[0], options.tokens)
     with Children(options.model) as children:
         bench = Bench(options.model, children, options.tokens)
+        tried = evidence.setdefault("decoys", {"cases": 0})
         for dtype in (torch.bfloat16, torch.float32):
-            cases, asked = natural_cases(options.model, dtype, prompts, options.tokens)
-            proofs = []
-            for case in cases:
-                proofs.append(bench.prove(case)[1])
-                print(proofs[-1]["outcome"], proofs[-1]["seconds"], "s", flush=True)
-            evidence[f"natural {dtype}".replace("torch.", "")] = {
-                "prompts": asked,
-                "flips": len(cases),
-                "proofs": proofs,
-            }
-            if dtype == torch.bfloat16:
-                flips = cases
-            save(options.out, evidence)
+            part = evidence.setdefault(
+                f"natural {dtype}".replace("torch.", ""), {"prompts": 0, "flips": 0, "proofs": []}
+            )
+            for cases in natural(bench, dtype, prompts, part):
+                if dtype == torch.bfloat16:
+                    decoy(bench, cases[: options.decoyed - tried["cases"]], tried)
+                save(options.out, evidence)
+                print(f"{dtype}: {part['prompts']} prompts, {part['flips']} flips", flush=True)
         evidence["continuous batching"] = continuous_outcomes(bench, prompts[:16], options.tokens)
         known = built_cases(bench, prompts, options.built) if options.built else []
-        decoyed = [*flips, *(case for case, _ in known)][: MOST_DECOYED if options.built else 0]
-        evidence["decoys"] = decoys(bench, decoyed)
+        decoy(bench, [case for case, _ in known][: options.decoyed - tried["cases"]], tried)
         results = [(bench.prove(case)[1], truth) for case, truth in known]
         evidence["known factors"] = [one | {"truth": sorted(truth)} for one, truth in results]
         save(options.out, evidence)
     print(summary(evidence))
+
+
+def begun(path: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """Return what the same command has measured of the same model on the same machine, if it was ended before."""
+    if not path.exists():
+        return {}
+    evidence: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    same = all(evidence.get(name) == value for name, value in about.items())
+    return evidence if same and "known factors" not in evidence else {}
 
 
 def save(path: Path, evidence: dict[str, Any]) -> None:
@@ -286,9 +329,9 @@ def summary(evidence: dict[str, Any]) -> str:
         outcomes = dict(Counter(one["outcome"] for one in part["proofs"]))
         lines.append(f"{name}: {part['flips']} of {part['prompts']} prompts flip; outcomes {outcomes}")
         if part["proofs"]:
-            trials, seconds = ([one[key] for one in part["proofs"]] for key in ("trials", "seconds"))
+            trials, seconds = ([one[key] for one in part["proofs"]] for key in ("trials", "cpu_seconds"))
             lines.append(
-                f"  at most {max(trials)} trials and {max(seconds)} s a proof, median {statistics.median(seconds)} s"
+                f"  at most {max(trials)} trials and {max(seconds)} CPU s a proof, median {statistics.median(seconds)}"
             )
     lines.append(f"continuous batching: {evidence['continuous batching']}")
     lines.append(f"decoys: {evidence['decoys']}")
