@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from forensics.store import Store
 
 ENGINE_FACTS = (
-    "run_id", "replica_id", "engine", "engine_version", "model_id", "weights_sha256", "dtype", "quantization", "device",
-    "device_type", "num_threads", "host", "kv_block_size", "kv_blocks_total",
+    "run_id", "replica_id", "engine", "engine_version", "model_id", "weights_sha256", "tokenizer_sha256", "dtype",
+    "quantization", "device", "device_type", "num_threads", "host", "kv_block_size", "kv_blocks_total",
 )  # fmt: skip
 ARCHITECTURE = ("num_layers", "num_heads", "num_kv_heads", "hidden_size", "vocab_size")
 """What a replay can check of the model where the hash of its weights is not on record."""

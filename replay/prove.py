@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from replay.catalogue import check_pin
-from replay.controls import Stop, check_arms, check_record
+from replay.controls import Stop, check_arms, check_record, other_tokenizer
 from replay.effects import effects
 from replay.history import history_or_step
 from replay.implied import gemm_rows, refine
@@ -41,6 +41,7 @@ def prove(
     run: Run,
     *,
     weights_sha256: str | None = None,
+    tokenizer_sha256: str | None = None,
     config: dict[str, Any] | None = None,
     repeats: int = REPEATS,
     command: str = "",
@@ -75,6 +76,8 @@ def prove(
         if stop.outcome == "race":
             more["repeats"] = repeats_found = weigh_race(bench)
             found = Found("race", f"{stop.claim}; {_race_text(repeats_found.p_value)}")
+    if other := other_tokenizer(case, tokenizer_sha256):
+        found = found.with_limits(other)
     return _verdict(bench, case, found, controls, command, more)
 
 

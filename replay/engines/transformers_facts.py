@@ -16,7 +16,7 @@ import torch
 
 from replay import __version__
 from replay.device import Sampler
-from replay.host import arithmetic_environment, library_versions, torch_facts, weights_sha256
+from replay.host import arithmetic_environment, library_versions, model_digests, torch_facts
 
 if TYPE_CHECKING:
     from replay.engines.transformers_hooks import Call, Launch
@@ -111,7 +111,7 @@ def head_size(config: Any) -> int:
 def write_engine(
     recorder: Recorder, model: Any, config: dict[str, Any], observes: dict[str, list[str]]
 ) -> threading.Thread:
-    """Write the engine record of a run; the weights hash follows from the thread that is returned."""
+    """Write the engine record of a run; its digests follow from the thread that is returned."""
     if recorder.with_logits_sha256:
         observes = observes | {"step": [*observes["step"], "logits_sha256"]}
     text, versions = model.config.get_text_config(), library_versions()
@@ -145,13 +145,13 @@ def write_engine(
 
 
 def hash_weights(recorder: Recorder, directory: Path) -> threading.Thread:
-    """Write the weights hash when it is known; return the thread that computes it, off the serving path."""
+    """Write the digests of the model when they are known; return the thread that computes them, off the serving path.
+
+    The tokenizer is the one beside the weights: no other is known here.
+    """
 
     def work() -> None:
-        try:
-            recorder.write("engine", weights_sha256=weights_of(directory))
-        except OSError as fault:
-            recorder.write("engine", weights_digest_status=f"no weight files at hand: {type(fault).__name__}")
+        recorder.write("engine", **digests_of(directory, directory))
 
     thread = threading.Thread(target=work, name="forensics-weights", daemon=True)
     thread.start()
@@ -159,5 +159,5 @@ def hash_weights(recorder: Recorder, directory: Path) -> threading.Thread:
     return thread
 
 
-weights_of = functools.cache(weights_sha256)
-"""One reading of a folder's weights a process: a model keeps what it loaded."""
+digests_of = functools.cache(model_digests)
+"""One reading of a folder a process: a model keeps what it loaded."""

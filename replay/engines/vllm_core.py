@@ -88,8 +88,7 @@ def observe(core: Any, recorder: Recorder) -> list[str]:
     )
     if missing:
         recorder.write("event", what="recorder_limits", detail={"not_observed": missing})
-    model, revision = str(config.model_config.model), getattr(config.model_config, "revision", None)
-    threading.Thread(target=_hash_weights, args=(recorder, model, revision), daemon=True).start()
+    threading.Thread(target=_hash_model, args=(recorder, config.model_config), daemon=True).start()
     return missing
 
 
@@ -104,7 +103,8 @@ def _attach_workers(core: Any) -> tuple[list[dict[str, Any]], str]:
 def _attach_scheduler(core: Any, observer: Observer) -> tuple[dict[str, list[str]], list[str]]:
     """Install the hooks around the scheduler; return what they observe, and what they cannot."""
     wrap, scheduler = vllm_worker.wrap, core.scheduler
-    observes: dict[str, list[str]] = {"engine": ["weights_sha256"], "request": [], "step": [], "batch": [], "event": []}
+    digests = ["weights_sha256", "tokenizer_sha256"]
+    observes: dict[str, list[str]] = {"engine": digests, "request": [], "step": [], "batch": [], "event": []}
     missing: list[str] = []
     hooks = (
         ("add_request", scheduler, observer.arrived, observer.arrival_noted, "request", REQUEST_FIELDS),
@@ -131,14 +131,22 @@ def _attach_scheduler(core: Any, observer: Observer) -> tuple[dict[str, list[str
     return observes, missing
 
 
-def _hash_weights(recorder: Recorder, model: str, revision: str | None) -> None:
-    """Write the weights hash as a second part of the engine record. Runs in a thread: gigabytes take a while."""
+def _hash_model(recorder: Recorder, config: Any) -> None:
+    """Write the digests as a second part of the engine record. Runs in a thread: gigabytes take a while."""
     try:
-        directory = Path(model)
-        if not directory.is_dir():
-            from huggingface_hub import snapshot_download
-
-            directory = Path(snapshot_download(model, revision=revision, local_files_only=True))
-        recorder.write("engine", weights_sha256=host.weights_sha256(directory))
+        model = _folder(str(config.model), getattr(config, "revision", None))
+        named = getattr(config, "tokenizer", None) or config.model
+        same = str(named) == str(config.model)
+        tokenizer = model if same else _folder(str(named), getattr(config, "tokenizer_revision", None))
+        recorder.write("engine", **host.model_digests(model, tokenizer))
     except Exception as fault:  # noqa: BLE001 - the reason goes on record; the server goes on
         recorder.write("engine", weights_digest_status=f"{type(fault).__name__}: {fault}")
+
+
+def _folder(name: str, revision: str | None) -> Path:
+    """Return the folder of a model or tokenizer, from the local cache of the hub where the name is no folder."""
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, revision=revision, local_files_only=True))

@@ -99,6 +99,17 @@ def test_a_cache_goes_between_a_padded_batch_and_the_request_alone(engine):
     assert len(trace.tokens) == FLIP + 1
 
 
+@pytest.mark.parametrize("plan", [ALONE, PADDED], ids=["alone", "padded"])
+def test_keys_and_values_of_a_longer_history_serve_an_earlier_switch(engine, plan):
+    fresh = engine._run(plan, 2, None)
+    engine.run(Treatment(plan, plan, FLIP))
+    kept = engine._history(plan, 2)
+    assert engine._taken[1] == FLIP, "not run again"
+    assert all(
+        one.equal(other) for mine, own in zip(kept, fresh, strict=True) for one, other in zip(mine, own, strict=True)
+    )
+
+
 def test_without_a_cache_there_is_no_history_to_move(engine):
     assert "no keys and values" in engine.run(Treatment(ALONE | {"decode.mode": "recompute"}, ALONE, 2)).refused
 

@@ -55,6 +55,14 @@ def test_every_outcome_is_reached_and_the_document_satisfies_its_schema(outcome)
     assert set(document) == set(json.loads((SCHEMAS / "verdict.v1.json").read_text())["properties"])
 
 
+@pytest.mark.parametrize(("here", "said"), [("other", True), ("t", False), (None, False)])
+def test_another_tokenizer_is_said_and_stops_nothing(here, said):
+    case = make_case(engine=make_case().engine | {"tokenizer_sha256": "t"})
+    verdict = prove(case, [], CASES["proven"][2], weights_sha256="w", tokenizer_sha256=here)
+    assert verdict.outcome == "proven"
+    assert any("tokenizer" in limit for limit in verdict.limits) == said
+
+
 def test_a_case_survives_its_document_form_and_satisfies_its_schema():
     case = make_case(notes=("n",))
     document = json.loads(case.to_json())

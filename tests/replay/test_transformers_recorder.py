@@ -14,7 +14,7 @@ from from_log import merged
 from replay.engines import transformers_static
 from replay.engines.transformers import install, plan_facts, request_ids
 from replay.engines.transformers_facts import compiled_parts
-from replay.host import weights_sha256
+from replay.host import tokenizer_sha256, weights_sha256
 from replay.record import token_ids_sha256
 
 ROOT = Path(__file__).parents[2]
@@ -128,6 +128,7 @@ def test_the_engine_record_says_what_the_model_and_machine_are(model, prompts, r
     generate(model, prompts[:1])
     engine = merged(recording(), "engine")
     assert engine["weights_sha256"] == weights_sha256(model_path)
+    assert engine["tokenizer_sha256"] == tokenizer_sha256(model_path)
     assert (engine["num_layers"], engine["num_heads"], engine["num_kv_heads"], engine["dtype"]) == (2, 9, 3, "bfloat16")
     assert engine["num_threads"] == torch.get_num_threads()
 

@@ -23,7 +23,7 @@ from arms import DRIVER, MODEL, SMALL_POOL, contract_faults, drive, merged_reque
 from serving import QUIET, lines_of, of, server
 
 from replay.engines.vllm_worker import RIDES_ON, TOP, attach, ranked
-from replay.host import weights_sha256
+from replay.host import tokenizer_sha256, weights_sha256
 from replay.record import batch_fingerprint, token_ids_sha256
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("default")]
@@ -295,6 +295,7 @@ def test_real_server_with_the_engine_in_its_own_process(model, tmp_path):
     lines = lines_of(tmp_path / "log", "vllm-1")
     engine = of(lines, "engine")
     assert engine[1]["weights_sha256"] == weights_sha256(Path(model))
+    assert engine[1]["tokenizer_sha256"] == tokenizer_sha256(Path(model)) is not None
     assert "top_logits" in engine[0]["observes"]["step"]
     assert engine[0]["num_threads"] == 1
     requests = {request["external_req_id"]: request for request in merged_requests(lines).values()}
