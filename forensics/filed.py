@@ -64,20 +64,28 @@ class Filed:
     @property
     def proves(self) -> bool:
         """Return whether the document holds what a proof needs, and not only the word for it."""
-        exchanged = [one for one in self.trials if self._exchanged(one)]
-        bits = {one.name.partition(":")[0]: one.bits_equal for one in exchanged}
+        names = ", ".join(factor.partition(" (")[0] for factor in self.factors)
+        exchanges: dict[str, list[Trial]] = {}  # of these factors, by what else was held in both arms
+        for trial in self.trials:
+            _, found, rest = trial.name.partition(f" with {names} of the ")
+            if found:
+                exchanges.setdefault(rest.partition(",")[2], []).append(trial)
         return (
             self.outcome == "proven"
             and bool(self.factors)
-            and bits.get("restored") in ("reference", "both")
-            and bits.get("induced") in ("incident", "both")
-            and not any(one.not_taken for one in exchanged)
+            and any(_exchanged(trials) for trials in exchanges.values())
             and not any(": failed" in control for control in self.controls)
         )
 
-    def _exchanged(self, trial: Trial) -> bool:
-        names = ", ".join(factor.partition(" (")[0] for factor in self.factors)
-        return f" with {names} of the " in trial.name
+
+def _exchanged(trials: list[Trial]) -> bool:
+    """Return whether both exchanges of a set gave the other arm's bits, with every pin read back."""
+    bits = {one.name.partition(":")[0]: one.bits_equal for one in trials}
+    return (
+        bits.get("restored") in ("reference", "both")
+        and bits.get("induced") in ("incident", "both")
+        and not any(one.not_taken for one in trials)
+    )
 
 
 def filed(row: dict[str, Any]) -> Filed:

@@ -367,6 +367,21 @@ def test_the_word_proven_alone_proves_nothing(tmp_path: Path, changes: dict[str,
     assert any("no verdict on file proves it" in claim for claim in found.cannot_claim)
 
 
+def test_an_exchange_with_more_held_and_ended_early_takes_nothing_from_the_proof(tmp_path: Path) -> None:
+    of_the = {
+        "restored": "incident with batch.rows of the reference",
+        "induced": "reference with batch.rows of the incident",
+    }
+    bits = {"restored": "reference", "induced": "incident"}
+    plain = [{"name": f"{half}: {text}", "bits_equal": bits[half]} for half, text in of_the.items()]
+    held = {"name": f"restored: {of_the['restored']}, M of every GEMM held", "bits_equal": None, "stopped": 1}
+    with loaded().tell(tmp_path) as store:
+        load([verdict_file(tmp_path, "batch.rows", trials=[*plain, held])], store, None)
+        found = explain(store, "load")
+    assert grades(found)["logit_drift", "token_flip"] == "proven"
+    assert "ended at output token 1" in found.verdicts[0].trials[-1].no_result
+
+
 def test_a_proof_counts_from_the_other_side_too(tmp_path: Path) -> None:
     with loaded().tell(tmp_path) as store:
         load([verdict_file(tmp_path, "batch.rows")], store, None)
