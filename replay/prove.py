@@ -14,7 +14,7 @@ from replay.catalogue import check_pin
 from replay.controls import Stop, check_arms, check_record, other_tokenizer
 from replay.effects import effects
 from replay.history import history_or_step
-from replay.implied import gemm_rows, refine
+from replay.implied import SOURCES, gemm_rows, refine
 from replay.named import hold_named, judge_named
 from replay.races import repeat_all, weigh_race
 from replay.rounding import rounding_or_bug
@@ -83,11 +83,15 @@ def prove(
 
 def _announce(bench: Bench, *, named: bool) -> None:
     """Say before the first trial how many there can be."""
-    count = len(bench.factors())
-    cells = 2 * (count + 2) if named else 2**count if count <= EXHAUSTIVE else MAX_TRIALS
-    most = min(MAX_TRIALS, 3 + cells + 24)
-    bench.say(f"{count} factors differ: at most {most} trials of {bench.case.horizon()} tokens, most likely about "
-              f"{min(most, 10 + cells)}; loading the model comes on top")  # fmt: skip
+    names = bench.factors()
+    cells = 2 * (len(names) + 2) if named else 2 ** len(names) if len(names) <= EXHAUSTIVE else MAX_TRIALS
+    by_rows = bool(set(names) & set(SOURCES))
+    most = MAX_TRIALS if by_rows else min(MAX_TRIALS, 3 + cells + 24)
+    likely = f"about {min(most, 10 + cells)}"
+    if by_rows:
+        likely += f", or {min(most, 2 * (10 + cells))} where M of the GEMMs takes part"
+    bench.say(f"{len(names)} factors differ: at most {most} trials of {bench.case.horizon()} tokens, most likely "
+              f"{likely}; loading the model comes on top")  # fmt: skip
 
 
 def _race_text(p_value: float | None) -> str:
