@@ -1,0 +1,98 @@
+"""Commands that make an engine run to see what its answers depend on: the drill."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from forensics.cli.app import AsList, ListFormat, above_zero, app, examples
+from forensics.console import say
+
+
+class Engine(StrEnum):
+    """What serves the requests of a drill."""
+
+    transformers = "transformers"
+    continuous = "transformers-continuous"
+    vllm = "vllm"
+
+
+class DrillRegime(StrEnum):
+    """A regime of load."""
+
+    concurrency = "concurrency"
+    mixed_lengths = "mixed_lengths"
+    small_kv_pool = "small_kv_pool"
+    isolation_strict = "isolation_strict"
+
+
+@app.command(
+    epilog=examples(
+        "forensics drill MODEL",
+        "forensics drill fixtures/models/tiny-llama --requests 4 --max-tokens 8",
+        "forensics drill MODEL --engine vllm --python /srv/venv/bin/python",
+        "forensics drill MODEL --prompts mine.jsonl --minutes 5 --regime mixed_lengths",
+    )
+)
+def drill(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of the model.")],
+    engine: Annotated[
+        Engine,
+        typer.Option(
+            "--engine", metavar="ENGINE", help=f"What serves: {', '.join(Engine)}; plain transformers: static batches."
+        ),
+    ] = Engine.continuous,
+    python: Annotated[str, typer.Option("--python", help="Interpreter that has the engine.")] = sys.executable,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the recording.")] = Path("drill"),
+    regime: Annotated[
+        list[DrillRegime] | None,
+        typer.Option(
+            "--regime",
+            metavar="NAME",
+            help=f"Only this one: {', '.join(DrillRegime)}. Repeatable. Default: all that the engine can have.",
+        ),
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", help="A prompt a line, or JSONL with family and prompt.")
+    ] = None,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=2, max=1024, help="Requests in flight.")] = 8,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, max=4096, help="Tokens of one answer.")] = 48,
+    requests: Annotated[
+        int | None, typer.Option("--requests", min=1, max=100_000, help="Of each regime. Default: each prompt once.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", parser=above_zero, help="Ask nothing more after so long.")
+    ] = None,
+    format: AsList = ListFormat.table,
+) -> None:
+    """Ask the same prompts at idle and under regimes of load, and count the answers that differ.
+
+    Exit code 0 without a flip, 1 with one, 4 where the drill cannot tell. Every request is on record: explain works.
+    """
+    from forensics.drill import report
+    from forensics.drill.prompts import built_in, from_file
+    from forensics.drill.rates import measure
+    from forensics.drill.regimes import REGIMES, WITHOUT_POOL
+    from forensics.drill.run import check_model, plan, refuse_recording, run
+    from forensics.load import load
+    from forensics.store import Store
+
+    check_model(model)
+    refuse_recording(out)
+    asked = built_in() if prompts is None else from_file(prompts)
+    fitting = [name for name, one in REGIMES.items() if one.kv_pool == "ample" or engine.value not in WITHOUT_POOL]
+    chosen = [one.value for one in regime] if regime else fitting
+    planned = plan(asked, chosen, engine.value, concurrency, max_tokens, requests or len(asked))
+    say(f"drill: {planned.budget()}")
+    ended = run(planned, model, python, out, minutes, say)
+    with Store.in_memory() as store:
+        load([out], store)
+        done = measure(store, planned)
+    report.show(done, as_json=format is ListFormat.json)
+    for line in report.notes(done, planned, out, interrupted=ended.interrupted):
+        say(line)
+    raise typer.Exit(report.exit_code(done))

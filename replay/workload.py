@@ -1,0 +1,117 @@
+"""What a drill asks an engine for, as its process reads it: phases of requests, and when to stop asking.
+
+Standard library only. `forensics drill` writes the document; the engine side is in replay/engines/drill_*.py.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+BAD_INPUT, INTERRUPTED = 3, 130
+
+
+class WorkloadError(Exception):
+    """The engine cannot run this; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of the drill. in_flight: requests that a client keeps open; one_at_a_time: the engine runs one row.
+
+    kv_pool: 'ample' or 'small'. requests: (request id, name of the prompt), in the order in which they are asked.
+    """
+
+    name: str
+    in_flight: int
+    kv_pool: str
+    one_at_a_time: bool
+    requests: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """All phases of one process. prompts: name → text; seconds: for all of them, None without a limit."""
+
+    model: str
+    engine: str
+    max_tokens: int
+    concurrency: int
+    seconds: float | None
+    prompts: dict[str, str]
+    phases: tuple[Phase, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> Workload:
+        """Read the document that `forensics drill` has just written."""
+        document = json.loads(path.read_text(encoding="utf-8"))
+        phases = tuple(
+            Phase(**one | {"requests": tuple((req_id, prompt) for req_id, prompt in one["requests"])})
+            for one in document.pop("phases")
+        )
+        return cls(**document, phases=phases)
+
+    def timed(self) -> Iterator[tuple[Phase, float]]:
+        """Yield each phase with the moment (time.monotonic) when it must ask no more: equal shares of what is left."""
+        end = None if self.seconds is None else time.monotonic() + self.seconds
+        for number, phase in enumerate(self.phases):
+            now = time.monotonic()
+            until = float("inf") if end is None else now + max(0.0, end - now) / (len(self.phases) - number)
+            say(f"{phase.name}: {len(phase.requests)} requests, {phase.in_flight} in flight")
+            yield phase, until
+
+    def room(self, phase: Phase, prompts: Mapping[str, Sequence[int]]) -> int:
+        """Return the tokens of KV for a phase: all that can be in flight, or half of what usually is, if it is small.
+
+        The longest request always has room.
+        """
+        needed = sorted((len(ids) + self.max_tokens for ids in prompts.values()), reverse=True)
+        if phase.kv_pool == "small":
+            return max(needed[0], self.concurrency * needed[len(needed) // 2] // 2)
+        return self.concurrency * needed[0]
+
+
+def in_tokens(workload: Workload, tokenizer: Any, context: int) -> dict[str, list[int]]:
+    """Return the prompts in tokens, as chats of one message where the tokenizer has a template for chats.
+
+    context: tokens that the model takes. What leaves no room for the answer is cut, its end kept, and said.
+    """
+    most = context - workload.max_tokens
+    if most < 1:
+        raise WorkloadError(f"the model takes {context} tokens in all: lower --max-tokens")
+    prompts = {name: _tokens(tokenizer, text) for name, text in workload.prompts.items()}
+    if cut := sum(len(ids) > most for ids in prompts.values()):
+        say(f"cut to the {most} tokens that the model leaves for them: {cut} prompts")
+    return {name: ids[-most:] for name, ids in prompts.items()}
+
+
+def _tokens(tokenizer: Any, text: str) -> list[int]:
+    if getattr(tokenizer, "chat_template", None):
+        said = [{"role": "user", "content": text}]
+        return list(tokenizer.apply_chat_template(said, add_generation_prompt=True, return_dict=False))
+    return list(tokenizer(text)["input_ids"])
+
+
+def say(line: str) -> None:
+    """Write a line of progress to stderr."""
+    print(f"drill: {line}", file=sys.stderr, flush=True)
+
+
+def main(drive: Callable[[Workload], object]) -> int:
+    """Run the workload that the command line names; return the exit code."""
+    try:
+        drive(Workload.read(Path(sys.argv[1])))
+    except WorkloadError as fault:
+        say(f"error: {fault}")
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        say("interrupted; what was recorded stays")
+        return INTERRUPTED
+    return 0
