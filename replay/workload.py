@@ -38,10 +38,14 @@ class Phase:
 
 @dataclass(frozen=True)
 class Workload:
-    """All phases of one process. prompts: name → text; seconds: for all of them, None without a limit."""
+    """All phases of one process. prompts: name → text; seconds: for all of them, None without a limit.
+
+    dtype: of the weights, 'auto': as the model's folder says.
+    """
 
     model: str
     engine: str
+    dtype: str
     max_tokens: int
     concurrency: int
     seconds: float | None

@@ -22,7 +22,12 @@ ROOT = Path(__file__).parent.parent
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 DIVERGENCE = {"incidents": (1,), "explain": (1,), "replay": (0, 1, 4), "drill": (0, 1, 4)}
 """Exit codes; 0 for all others. What a replay shows depends on the machine that it runs on."""
-WITH_ENGINE = {"record": "recorded 96 requests", "replay": "filed ", "drill": "next: forensics ingest "}
+WITH_ENGINE = {
+    "record": "recorded 96 requests",
+    "replay": "filed ",
+    "drill": "next: forensics ingest ",
+    "map": "A border is a fact",
+}
 """Command → what it says at the end."""
 
 

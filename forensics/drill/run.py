@@ -50,9 +50,13 @@ class Phase:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a drill will ask. concurrency: requests in flight under load; max_tokens: of one answer."""
+    """All that a drill will ask. concurrency: requests in flight under load; max_tokens: of one answer.
+
+    dtype: of the weights; 'auto': as the model's folder says.
+    """
 
     engine: str
+    dtype: str
     concurrency: int
     max_tokens: int
     phases: tuple[Phase, ...]
@@ -72,8 +76,9 @@ class Ended:
 
 
 def plan(
-    prompts: Sequence[Prompt], regimes: Sequence[str], engine: str, concurrency: int, max_tokens: int, requests: int
-) -> Plan:
+    prompts: Sequence[Prompt], regimes: Sequence[str], engine: str, concurrency: int, max_tokens: int, requests: int,
+    dtype: str = "auto",
+) -> Plan:  # fmt: skip
     """Return the phases: every prompt that is asked has its idle reference, twice. requests: of each regime.
 
     More requests than prompts: the prompts come round again, among other neighbours. Raises ForensicsError for a
@@ -88,9 +93,8 @@ def plan(
     quiet = tuple(
         Phase(name, None, tuple(Asked(f"{name}.{one.name}", one) for one in chosen)) for name in (IDLE, AGAIN)
     )
-    return Plan(
-        engine, concurrency, max_tokens, quiet + tuple(_loaded(REGIMES[name], chosen, requests) for name in regimes)
-    )
+    loaded = tuple(_loaded(REGIMES[name], chosen, requests) for name in regimes)
+    return Plan(engine, dtype, concurrency, max_tokens, quiet + loaded)
 
 
 def _loaded(regime: Regime, prompts: list[Prompt], requests: int) -> Phase:
@@ -172,6 +176,7 @@ def _workload(drill: Plan, phases: list[Phase], model: Path, seconds: float | No
     return {
         "model": str(model),
         "engine": drill.engine,
+        "dtype": drill.dtype,
         "max_tokens": drill.max_tokens,
         "concurrency": drill.concurrency,
         "seconds": seconds,

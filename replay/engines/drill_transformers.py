@@ -29,7 +29,7 @@ class Service:
 
     def __init__(self, workload: Workload) -> None:
         self.workload = workload
-        self.model, tokenizer = _load(workload.model)
+        self.model, tokenizer = _load(workload.model, workload.dtype)
         text = self.model.config.get_text_config()
         self.prompts = in_tokens(workload, tokenizer, text.max_position_embeddings)
         self.pad = 0 if text.pad_token_id is None else int(text.pad_token_id)
@@ -88,11 +88,11 @@ class Service:
                 raise WorkloadError(f"the engine stopped: {manager.background_thread_status.fatal_error}")
 
 
-def _load(path: str) -> tuple[Any, Any]:
+def _load(path: str, dtype: str) -> tuple[Any, Any]:
     """Return (model, tokenizer) of a folder of safetensors, without remote code. Raises WorkloadError."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, trust_remote_code=False)
     except (OSError, ValueError, ImportError, RuntimeError, KeyError) as fault:
         said = next(iter(str(fault).strip().splitlines()), "")
         raise WorkloadError(f"no model can be loaded from {path} ({type(fault).__name__}: {said})") from None

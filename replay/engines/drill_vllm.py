@@ -47,9 +47,9 @@ class Service:
         room = max(workload.room(phase, self.prompts) for phase in workload.phases)
         rows = 1 if any(phase.one_at_a_time for phase in workload.phases) else workload.concurrency
         return LLM(
-            workload.model, enforce_eager=True, enable_prefix_caching=False, disable_log_stats=True,
-            block_size=BLOCK, num_gpu_blocks_override=-(-room // BLOCK) + 2, max_model_len=longest,
-            max_num_seqs=rows, max_num_batched_tokens=max(LAUNCH_TOKENS, rows),
+            workload.model, dtype=workload.dtype, enforce_eager=True, disable_log_stats=True,
+            enable_prefix_caching=False, block_size=BLOCK, num_gpu_blocks_override=-(-room // BLOCK) + 2,
+            max_model_len=longest, max_num_seqs=rows, max_num_batched_tokens=max(LAUNCH_TOKENS, rows),
         )  # fmt: skip
 
     def serve(self, phase: Phase, until: float) -> None:

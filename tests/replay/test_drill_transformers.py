@@ -93,7 +93,7 @@ def test_without_time_nothing_more_is_asked(tmp_path, model_path, recording):
 
 def test_time_is_shared_out_among_the_phases():
     phases = tuple(Phase(name, 1, "ample", False, ()) for name in ("a", "b"))
-    told = Workload("m", "transformers", 4, 2, 10.0, {}, phases)
+    told = Workload("m", "transformers", "auto", 4, 2, 10.0, {}, phases)
     until = [end - time.monotonic() for _, end in told.timed()]
     assert until == pytest.approx([5.0, 10.0], abs=0.5)
 
@@ -115,7 +115,7 @@ class Chats(Letters):
 
 
 def test_a_long_prompt_keeps_its_end(capsys):
-    told = Workload("m", "vllm", 4, 2, None, {"a": "abc", "b": "d"}, ())
+    told = Workload("m", "vllm", "auto", 4, 2, None, {"a": "abc", "b": "d"}, ())
     assert in_tokens(told, Letters(), 6) == {"a": [98, 99], "b": [100]}
     assert "cut to the 2 tokens" in capsys.readouterr().err
     assert in_tokens(told, Chats(), 9)["b"] == [1, 100, 2]
@@ -124,7 +124,7 @@ def test_a_long_prompt_keeps_its_end(capsys):
 
 
 def test_a_small_pool_holds_half_of_what_is_usual_and_always_the_longest():
-    told = Workload("m", "vllm", 10, 4, None, {}, ())
+    told = Workload("m", "vllm", "auto", 10, 4, None, {}, ())
     ample, small = (Phase("x", 4, pool, False, ()) for pool in ("ample", "small"))
     prompts = {"a": [1] * 30, "b": [1] * 40, "c": [1] * 50}
     assert (told.room(ample, prompts), told.room(small, prompts)) == (240, 100)
@@ -134,4 +134,4 @@ def test_a_small_pool_holds_half_of_what_is_usual_and_always_the_longest():
 def test_a_folder_without_weights_is_an_error_of_one_line(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(WorkloadError, match="no model can be loaded"):
-        drill_transformers._load(str(tmp_path))
+        drill_transformers._load(str(tmp_path), "auto")
