@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from forensics.drill.rates import Budget, Count, Drilled, Pair, Rate
+    from forensics.drill.pairs import Pair
+    from forensics.drill.rates import Budget, Count, Drilled, Rate
     from forensics.drill.run import Plan
 
 SHOWN_FLIPS = 5

@@ -22,7 +22,8 @@ from vllm.v1.request import Request
 from replay.engines.transformers_hooks import row_sha256
 from replay.engines.vllm_worker import wrap
 from replay.plan_map.__main__ import parser, say
-from replay.plan_map.survey import PHASES, Cell, MapError, Reading, survey, token_line
+from replay.plan_map.cells import PHASES, Cell, MapError, Reading
+from replay.plan_map.survey import survey, token_line
 
 if TYPE_CHECKING:
     import argparse
@@ -97,8 +98,8 @@ class Neighbours:
         self._ids = [draw.randrange(3, core.vocabulary) for _ in range(prompt)]
         self._other = draw
 
-    def read(self, cell: Cell) -> Reading:
-        """Run a cell: the prompt's step, or a few decoding steps after a prompt's step alone."""
+    def read(self, cell: Cell, repeat: int = 0) -> Reading:
+        """Run a cell: the prompt's step, or a few decoding steps after a prompt's step alone. Every reading runs."""
         try:
             self.core.admit(self._ids, PASSES + 1, TARGET)
             if cell.phase == "prefill":

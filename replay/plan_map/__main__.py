@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from replay.children import Children, child_environment
-from replay.plan_map.survey import MapError
+from replay.plan_map.cells import MapError
 from replay.plan_map.trials import chart
 from replay.trial import BAD_INPUT, UNDECIDED, USAGE, TrialError
 

@@ -6,13 +6,13 @@ Every pin is read back as in a proof: a cell whose plan did not take has no bits
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 from typing import TYPE_CHECKING, Any
 
 from replay.case import Arm, Case
 from replay.exchange import pin_not_taken
-from replay.plan_map.survey import PHASES, ROLES, Cell, Reading, survey, token_line
+from replay.plan_map.cells import PHASES, ROLES, Cell, Reading
+from replay.plan_map.survey import survey, token_line
 from replay.trial import Treatment
 
 if TYPE_CHECKING:
@@ -38,13 +38,12 @@ class Trials:
     def __init__(self, run: Run, prompt: int, vocabulary: int, dtype: str) -> None:
         self.prompt, self._run = prompt, run
         self.case = made_up(prompt, vocabulary, dtype)
-        self.executed = 0
         self._first: int | None = None
         self._known: dict[str, Trace] = {}
 
-    def read(self, cell: Cell) -> Reading:
-        """Run a cell, or take its other phase from a trial that has run. The target alone is run every time."""
-        trace = self._trial(self.plan(cell))
+    def read(self, cell: Cell, repeat: int = 0) -> Reading:
+        """Run a cell, or take its phase from a trial that has run: one trial reads both."""
+        trace = self._trial(Treatment(self.plan(cell), history=ALONE, switch=1, repeat=repeat))
         if trace.missing or (problem := pin_not_taken(trace)):
             return Reading(None, trace.missing or problem)
         if self._first is None:
@@ -54,6 +53,11 @@ class Trials:
         if trace.tokens[0] != self._first:
             return Reading(None, "another token came first: the decoding pass had another input")
         return Reading(hashlib.sha256("".join(trace.logits_sha256[1:]).encode()).hexdigest())
+
+    @property
+    def executed(self) -> int:
+        """Return how many trials have run."""
+        return len(self._known)
 
     def plan(self, cell: Cell) -> Plan:
         """Return the plan of a cell, in both phases: a launch of M below the prompt is of decoding alone."""
@@ -68,12 +72,9 @@ class Trials:
                 plan[f"gemm.{role}.rows.decode"] = str(tokens)
         return plan
 
-    def _trial(self, plan: Plan) -> Trace:
-        treatment = Treatment(plan, history=ALONE, switch=1, repeat=self.executed)
-        key = json.dumps(plan, sort_keys=True)
-        alone = plan["batch.rows"] == "1" and len(set(plan.values())) <= 2
-        if key not in self._known or alone:
-            self.executed += 1
+    def _trial(self, treatment: Treatment) -> Trace:
+        key = treatment.key()
+        if key not in self._known:
             self._known[key] = self._run(self.case, treatment)
         return self._known[key]
 

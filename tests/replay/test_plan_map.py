@@ -9,7 +9,8 @@ import torch
 
 from replay.engines.transformers import Engine
 from replay.plan_map import __main__ as program
-from replay.plan_map.survey import ROLES, Cell, MapError, Reading, Survey, ladder, least_tokens, survey, token_line
+from replay.plan_map.cells import ROLES, Cell, MapError, Reading, Survey, least_tokens
+from replay.plan_map.survey import ladder, survey, token_line
 from replay.plan_map.trials import Trials, chart
 from replay.trial import Trace
 
@@ -24,7 +25,7 @@ class Known:
         self.bits = bits
         self.asked = []
 
-    def read(self, cell):
+    def read(self, cell, repeat=0):
         self.asked.append(cell)
         return Reading(self.bits(cell))
 
@@ -114,7 +115,7 @@ def test_a_race_shows():
 
 def test_a_cell_that_did_not_run_parts_nothing():
     class Broken(Known):
-        def read(self, cell):
+        def read(self, cell, repeat=0):
             return Reading(None, "no memory") if cell.tokens == 16 else super().read(cell)
 
     lines, found = lines_of(Broken(lambda cell: "same"))
@@ -122,7 +123,7 @@ def test_a_cell_that_did_not_run_parts_nothing():
     assert (16, None) in lines["decode", "tokens"].points
     assert isinstance(found, Survey)
     with pytest.raises(MapError, match="gave no logits in prefill: no"):
-        survey(type("None_", (Known,), {"read": lambda self, cell: Reading(None, "no")})(None), 1, 4, print)
+        survey(type("None_", (Known,), {"read": lambda self, cell, repeat=0: Reading(None, "no")})(None), 1, 4, print)
 
 
 def test_the_ladder_has_both_ends():
