@@ -45,9 +45,9 @@ class Seen:
 class Regime:
     """One regime: four knobs, and what the log must show.
 
-    lengths: 'similar' asks prompts in order of length, 'mixed' the shortest and the longest in turn. kv_pool: 'ample',
-    or 'small': half of what the requests in flight can need. isolation: 'shared', or 'strict': all wait in the queue,
-    and one runs at a time. complaint(seen, concurrency): why it did not occur, None where it did.
+    lengths: 'similar' asks prompts in order of length; 'mixed' so that those in flight are of all lengths. kv_pool:
+    'ample', or 'small': half of what the requests in flight usually need. isolation: 'shared', or 'strict': all wait in
+    the queue, and one runs at a time. complaint(seen, concurrency): why it did not occur, None where it did.
     """
 
     name: str
@@ -63,13 +63,13 @@ class Regime:
             f"{self.isolation} isolation"
         )
 
-    def ordered(self, prompts: list[Prompt]) -> list[Prompt]:
+    def ordered(self, prompts: list[Prompt], concurrency: int) -> list[Prompt]:
         """Return the prompts in the order in which this regime asks them."""
         rising = sorted(prompts, key=lambda prompt: (len(prompt.text), prompt.name))
         if self.lengths == "similar":
             return rising
-        falling = rising[::-1]
-        return [one for pair in zip(rising, falling, strict=True) for one in pair][: len(rising)]
+        groups = -(-len(rising) // concurrency)
+        return [one for start in range(groups) for one in rising[start::groups]]
 
 
 def _shared(seen: Seen, concurrency: int) -> str | None:

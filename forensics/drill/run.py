@@ -93,16 +93,16 @@ def plan(
     quiet = tuple(
         Phase(name, None, tuple(Asked(f"{name}.{one.name}", one) for one in chosen)) for name in (IDLE, AGAIN)
     )
-    loaded = tuple(_loaded(REGIMES[name], chosen, requests) for name in regimes)
+    loaded = tuple(_loaded(REGIMES[name], chosen, requests, concurrency) for name in regimes)
     return Plan(engine, dtype, concurrency, max_tokens, quiet + loaded)
 
 
-def _loaded(regime: Regime, prompts: list[Prompt], requests: int) -> Phase:
+def _loaded(regime: Regime, prompts: list[Prompt], requests: int, concurrency: int) -> Phase:
     """Return the phase of a regime. A later round begins elsewhere, so that prompts meet other neighbours."""
     asked: list[Asked] = []
+    order = regime.ordered(prompts, concurrency)
     for turn in range(-(-requests // len(prompts))):
         shift = turn * 3 % len(prompts)
-        order = regime.ordered(prompts)
         suffix = f".{turn + 1}" if turn else ""
         asked += [Asked(f"{regime.name}.{one.name}{suffix}", one) for one in order[shift:] + order[:shift]]
     return Phase(regime.name, regime, tuple(asked[:requests]))
