@@ -184,10 +184,22 @@ def test_what_the_log_shows_of_the_launches(tmp_path: Path) -> None:
     assert found.steady.seen.rows == (1, 1)
 
 
+def test_the_tables_fit_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    found, made = drilled(tmp_path, loaded=B)
+    report.show(found, made, "tiny", as_json=False)
+    shown = capsys.readouterr().out
+    assert "100 (21–100)" in shown, "Wilson: one of one"
+    assert max(len(line.rstrip()) for line in shown.splitlines()) <= 80
+
+
 def test_json_holds_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found, _ = drilled(tmp_path, loaded=B)
-    report.show(found, as_json=True)
+    found, made = drilled(tmp_path, loaded=B)
+    report.show(found, made, "tiny", as_json=True)
     told = json.loads(capsys.readouterr().out)
+    assert (told["model"], told["engine"], told["exit_code"]) == ("tiny", "vllm", 1)
     assert told["regimes"][0]["flips"][0]["req_id"] == "concurrency.code-1"
     assert told["regimes"][0]["requests"]["interval"] == pytest.approx(wilson(1, 1))
 

@@ -120,7 +120,7 @@ def drill(
     with Store.in_memory() as store:
         load([out], store)
         done = measure(store, planned)
-    report.show(done, as_json=format is ListFormat.json)
+    report.show(done, planned, model.resolve().name, as_json=format is ListFormat.json)
     for line in report.notes(done, planned, out, interrupted=ended.interrupted):
         say(line)
     raise typer.Exit(report.exit_code(done))

@@ -33,10 +33,10 @@ BUDGETS = (
 )
 
 
-def show(drilled: Drilled, *, as_json: bool) -> None:
-    """Print the rates of all regimes, and the stability budget of each family."""
+def show(drilled: Drilled, plan: Plan, model: str, *, as_json: bool) -> None:
+    """Print the rates of all regimes, and the stability budget of each family. model: its name."""
     if as_json:
-        print(json.dumps(document(drilled), ensure_ascii=False, indent=2))
+        print(json.dumps(document(drilled, plan, model), ensure_ascii=False, indent=2))
         return
     table(RATES, [_rate_row(rate) for rate in (drilled.steady, *drilled.regimes)])
     print()
@@ -88,7 +88,12 @@ def _share(count: Count, per: int) -> str:
     if not count.of:
         return ""
     low, high = count.interval()
-    return f"{per * count.hits / count.of:.2g} ({per * low:.2g}–{per * high:.2g})"
+    return f"{_figure(per * count.hits / count.of)} ({_figure(per * low)}–{_figure(per * high)})"
+
+
+def _figure(value: float) -> str:
+    """Return a number with two digits that count, never as a power of ten."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _percent(share: float | None) -> str:
@@ -109,9 +114,14 @@ def _budget_row(budget: Budget) -> list[Any]:
     return [budget.family, len(budget.margins), *shares, moved, _percent(budget.in_reach()), flipped]
 
 
-def document(drilled: Drilled) -> dict[str, Any]:
+def document(drilled: Drilled, plan: Plan, model: str) -> dict[str, Any]:
     """Return all figures in JSON's values; shares, not percentages. Intervals are 95 % score intervals."""
     return {
+        "model": model,
+        "engine": plan.engine,
+        "dtype": plan.dtype,
+        "concurrency": plan.concurrency,
+        "max_tokens": plan.max_tokens,
         "idle_again": _rate_document(drilled.steady),
         "regimes": [_rate_document(rate) for rate in drilled.regimes],
         "families": [

@@ -56,6 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(f"{options.model}/config.json is no JSON: {fault}", BAD_INPUT)
     except KeyboardInterrupt:
         return _fail("interrupted; there is no map", 130)
+    document["model"] = options.model.resolve().name
     document["seconds"] = round(time.monotonic() - started, 1)
     sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
     return 0
