@@ -1,10 +1,11 @@
 """What a drill asks an engine for, as its process reads it: phases of requests, and when to stop asking.
 
-Standard library only. `forensics drill` writes the document; the engine side is in replay/engines/drill_*.py.
+Standard library only. `forensics drill` writes the document; replay/engines/drill_*.py serve it: `drive(workload)`.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import time
@@ -13,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-BAD_INPUT, INTERRUPTED = 3, 130
+USAGE, BAD_INPUT, INTERRUPTED = 2, 3, 130
 
 
 class WorkloadError(Exception):
@@ -108,14 +109,23 @@ def say(line: str) -> None:
     print(f"drill: {line}", file=sys.stderr, flush=True)
 
 
-def main(drive: Callable[[Workload], object]) -> int:
-    """Run the workload that the command line names; return the exit code."""
+def main() -> int:
+    """Let an engine's module serve a workload: `python -m replay.workload MODULE FILE`; return the exit code."""
+    module, path = sys.argv[1:]
     try:
-        drive(Workload.read(Path(sys.argv[1])))
+        served = importlib.import_module(module).drive(Workload.read(Path(path)))
+    except ImportError as fault:
+        say(f"error: {sys.executable} has no {fault.name}: name an interpreter that has it with --python")
+        return USAGE
     except WorkloadError as fault:
         say(f"error: {fault}")
         return BAD_INPUT
     except KeyboardInterrupt:
         say("interrupted; what was recorded stays")
         return INTERRUPTED
+    del served  # not before: a model that goes away ends its recording
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

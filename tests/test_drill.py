@@ -14,7 +14,7 @@ from forensics.drill import prompts, report
 from forensics.drill.prompts import Prompt
 from forensics.drill.rates import Drilled, measure
 from forensics.drill.regimes import REGIMES, Seen
-from forensics.drill.run import CHILD, Plan, plan
+from forensics.drill.run import MODULE, PROGRAM, Plan, plan
 from forensics.errors import ForensicsError
 from forensics.intervals import wilson
 from tests.story import A, B, Story
@@ -93,7 +93,7 @@ def test_mixed_lengths_ask_each_prompt_once_and_of_all_lengths_at_any_time(count
 def test_every_regime_can_be_named_and_every_engine_has_a_program() -> None:
     assert [one.value for one in DrillRegime] == list(REGIMES)
     root = Path(__file__).parent.parent
-    assert all((root / f"{module.replace('.', '/')}.py").is_file() for module in CHILD.values())
+    assert all((root / f"{module.replace('.', '/')}.py").is_file() for module in (PROGRAM, *MODULE.values()))
 
 
 # --- whether a regime occurred --------------------------------------------------------------------------------------

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from forensics.drill.prompts import Prompt
     from forensics.drill.regimes import Regime
 
-CHILD = {
+PROGRAM = "replay.workload"
+MODULE = {
     "transformers": "replay.engines.drill_transformers",
     "transformers-continuous": "replay.engines.drill_transformers",
     "vllm": "replay.engines.drill_vllm",
@@ -136,7 +137,7 @@ def run(drill: Plan, model: Path, python: str, out: Path, minutes: float | None,
     for number, phases in enumerate(lives):
         left = sum(len(later) for later in lives[number:])
         seconds = None if deadline is None else max(0.0, deadline - time.monotonic()) * len(phases) / left
-        code = _live(drill, phases, model, [str(path), "-m", CHILD[drill.engine]], out, variables, seconds)
+        code = _live(drill, phases, model, [str(path), "-m", PROGRAM, MODULE[drill.engine]], out, variables, seconds)
         if code == INTERRUPTED:
             return Ended(interrupted=True)
         if code:

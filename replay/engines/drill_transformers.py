@@ -5,7 +5,6 @@ Knows nothing of the recorder but how to name requests: it is recorded like any 
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, ContinuousBatchingConfig, GenerationConfig
 
 from replay.engines.transformers_record import request_ids
-from replay.workload import Workload, WorkloadError, in_tokens, main
+from replay.workload import Workload, WorkloadError, in_tokens
 
 if TYPE_CHECKING:
     from replay.workload import Phase
@@ -106,7 +105,3 @@ def drive(workload: Workload) -> Service:
     for phase, until in workload.timed():
         serve(phase, until)
     return service
-
-
-if __name__ == "__main__":
-    sys.exit(main(drive))

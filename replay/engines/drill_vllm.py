@@ -6,7 +6,6 @@ Knows nothing of the recorder: it is recorded like any other program. Prefix cac
 from __future__ import annotations
 
 import os
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # read at import: the engine
 from transformers import AutoConfig, AutoTokenizer
 from vllm import LLM, SamplingParams
 
-from replay.workload import Workload, WorkloadError, in_tokens, main
+from replay.workload import Workload, WorkloadError, in_tokens
 
 if TYPE_CHECKING:
     from replay.workload import Phase
@@ -70,7 +69,3 @@ def drive(workload: Workload) -> Service:
     for phase, until in workload.timed():
         service.serve(phase, until)
     return service
-
-
-if __name__ == "__main__":
-    sys.exit(main(drive))

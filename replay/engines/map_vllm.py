@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 PASSES = 4
 """Decoding passes of one reading: one pass of one row may round to the same bits by luck."""
 TARGET = "target"
-BAD_INPUT, UNDECIDED = 3, 4
+BAD_INPUT = 3
 
 
 class Core:
@@ -143,7 +143,7 @@ def main() -> int:
             found.lines += [token_line(other.read, phase, other, options.tokens) for phase in PHASES]
     except MapError as fault:
         say(f"error: {fault}")
-        return UNDECIDED
+        return fault.exit_code
     except (OSError, ValueError, RuntimeError) as fault:
         said = next(iter(str(fault).strip().splitlines()), "")
         say(f"error: vLLM cannot run {options.model}: {type(fault).__name__}: {said}")

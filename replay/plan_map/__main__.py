@@ -18,7 +18,7 @@ from replay.plan_map.cells import MapError
 from replay.plan_map.trials import chart
 from replay.trial import BAD_INPUT, UNDECIDED, USAGE, TrialError
 
-VLLM = "replay.engines.map_vllm"
+VLLM, PROBE = "replay.engines.map_vllm", "replay.engines"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
             with Children(options.model, python=options.python, timeout=options.timeout) as children:
                 document = chart(children.run, config, lengths, options.rows, options.tokens, say)
     except MapError as fault:
-        return _fail(str(fault), UNDECIDED)
+        return _fail(str(fault), fault.exit_code)
     except TrialError as fault:
         return _fail(str(fault), fault.exit_code)
     except OSError as fault:
@@ -70,11 +70,13 @@ def _vllm(options: argparse.Namespace, lengths: list[int]) -> dict[str, object]:
         # This package alone: the folder that it is installed in may hold another interpreter's torch.
         (Path(folder) / "replay").symlink_to(Path(__file__).resolve().parent.parent)
         quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore"}
-        command = [options.python, "-m", VLLM, str(options.model), *words]
+        variables = quiet | child_environment(folder, {})
         try:
-            done = subprocess.run(
-                command, env=quiet | child_environment(folder, {}), stdout=subprocess.PIPE, check=False
-            )
+            found = subprocess.run([options.python, "-m", PROBE], env=variables, stdout=subprocess.PIPE, check=False)
+            if found.returncode or "vllm" not in json.loads(found.stdout)["engines"]:
+                raise TrialError(f"{options.python} has no vllm: name one that has it with --python", USAGE)
+            command = [options.python, "-m", VLLM, str(options.model), *words]
+            done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, check=False)
         except OSError as fault:
             raise TrialError(f"{options.python} cannot be started (--python): {fault.strerror}", USAGE) from None
     if done.returncode:

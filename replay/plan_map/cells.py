@@ -15,7 +15,11 @@ ROLES: Final = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 class MapError(Exception):
-    """No map can be made; the message says why and what to do."""
+    """No map can be made; the message says why and what to do. exit_code: whose fault it is."""
+
+    def __init__(self, message: str, exit_code: int = 4) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from replay.plan_map.cells import PHASES, ROLES, Cell, Line, MapError, Survey, fewest, least_tokens
+from replay.trial import USAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -32,12 +33,12 @@ def ladder(least: int, most: int) -> list[int]:
 def survey(probe: Probe, most_rows: int, most_tokens: int, say: Callable[[str], None]) -> Survey:
     """Measure the grid, the two lines through it and, where the engine can, padding. Raises MapError."""
     if most_rows < fewest(probe):
-        raise MapError("this engine needs a neighbour to vary the launch: raise --rows to 2 or more")
+        raise MapError("this engine needs a neighbour to vary the launch: raise --rows to 2 or more", USAGE)
     if most_tokens < probe.prompt + most_rows - 1:
         raise MapError(
             f"{most_rows} rows and a prompt of {probe.prompt} tokens need launches of "
-            f"{probe.prompt + most_rows - 1} tokens: raise --tokens or lower --rows"
-        )
+            f"{probe.prompt + most_rows - 1} tokens: raise --tokens or lower --rows", USAGE,
+        )  # fmt: skip
     found = Survey(probe.prompt)
     read = functools.cache(probe.read)
     first = [Cell(phase, 1, probe.prompt if phase == "prefill" else 1) for phase in PHASES]

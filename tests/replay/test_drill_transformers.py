@@ -1,6 +1,8 @@
 """The engine side of a drill: phases as they were asked for, and a kernel that depends on rows is found."""
 
 import json
+import subprocess
+import sys
 import time
 
 import pytest
@@ -135,3 +137,14 @@ def test_a_folder_without_weights_is_an_error_of_one_line(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(WorkloadError, match="no model can be loaded"):
         drill_transformers._load(str(tmp_path), "auto")
+
+
+def test_an_interpreter_without_the_engine_is_a_usage_error(tmp_path, model_path):
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
+    bare.chmod(0o755)
+    workload(tmp_path, planned("transformers"), model_path)
+    command = [bare, "-m", "replay.workload", "replay.engines.drill_transformers", tmp_path / "workload.json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "has no torch" in done.stderr

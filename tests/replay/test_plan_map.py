@@ -207,7 +207,7 @@ def test_bad_input_gets_one_line(tmp_path, capsys, model_path):
     assert program.main([str(tmp_path)]) == 3
     (tmp_path / "config.json").write_text("{")
     assert program.main([str(tmp_path)]) == 3
-    assert program.main([str(model_path), "--rows", "9", "--tokens", "9"]) == 4
+    assert program.main([str(model_path), "--rows", "9", "--tokens", "9"]) == 2
     assert program.main([str(model_path), "--engine", "vllm", "--python", "nowhere"]) == 2
     said = capsys.readouterr().err
     assert "no JSON" in said
