@@ -16,6 +16,18 @@ SQUARE = 34
 SUFFIXES = (".svg", ".png")
 
 
+def prepare(path: Path) -> None:
+    """Make the folder of a picture before a map takes minutes. Raises ForensicsError where that cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise _cannot_write(path, fault) from None
+
+
+def _cannot_write(path: Path, fault: OSError) -> ForensicsError:
+    return ForensicsError(f"{path}: cannot write: {fault.strerror}", BAD_INPUT, "choose another -o")
+
+
 def draw(found: dict[str, Any], path: Path) -> None:
     """Write the picture as SVG or PNG, as the name ends."""
     import altair
@@ -29,7 +41,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     try:
         chart.save(str(path))
     except OSError as fault:
-        raise ForensicsError(f"{path}: cannot write: {fault.strerror}", BAD_INPUT, "choose another -o") from None
+        raise _cannot_write(path, fault) from None
 
 
 def _panel(altair: Any, found: dict[str, Any], phase: str) -> Any:

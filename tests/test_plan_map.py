@@ -85,17 +85,20 @@ def test_the_command_shows_and_draws(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(run, "make", lambda *_: FOUND)
-    assert cli(monkeypatch, "model", "-o", str(tmp_path / "map.svg")) == 0
+    assert cli(monkeypatch, "model", "-o", str(tmp_path / "new" / "map.svg")) == 0
     shown = capsys.readouterr()
     assert "1 | 2–4" in shown.out
     assert "A border is a fact" in shown.err
-    drawn = (tmp_path / "map.svg").read_text(encoding="utf-8")
+    drawn = (tmp_path / "new" / "map.svg").read_text(encoding="utf-8")
     assert "launch tokens" in drawn
     assert cli(monkeypatch, "model", "--format", "json") == 0
     assert json.loads(capsys.readouterr().out) == FOUND
     assert cli(monkeypatch, "model", "--format", "markdown") == 0
     assert capsys.readouterr().out.startswith("# Which launches")
     assert cli(monkeypatch, "model", "-o", str(tmp_path / "map.txt")) == 2
+    monkeypatch.setattr(run, "make", lambda *_: pytest.fail("a map was made that cannot be drawn"))
+    (tmp_path / "file").touch()
+    assert cli(monkeypatch, "model", "-o", str(tmp_path / "file" / "map.svg")) == 3
 
 
 def test_what_cannot_work_is_refused_at_once(tmp_path: Path) -> None:

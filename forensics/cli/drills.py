@@ -12,6 +12,7 @@ import typer
 
 from forensics.cli.app import AsList, ListFormat, above_zero, app, examples
 from forensics.console import say, table
+from forensics.drill.regimes import REGIMES, WITHOUT_POOL
 
 
 class Engine(StrEnum):
@@ -46,13 +47,7 @@ class MapFormat(StrEnum):
     markdown = "markdown"
 
 
-class DrillRegime(StrEnum):
-    """A regime of load."""
-
-    concurrency = "concurrency"
-    mixed_lengths = "mixed_lengths"
-    small_kv_pool = "small_kv_pool"
-    isolation_strict = "isolation_strict"
+DrillRegime = StrEnum("DrillRegime", list(REGIMES))  # type: ignore[misc] # one choice for every regime there is
 
 
 @app.command(
@@ -104,7 +99,6 @@ def drill(
     from forensics.drill import report
     from forensics.drill.prompts import built_in, from_file
     from forensics.drill.rates import measure
-    from forensics.drill.regimes import REGIMES, WITHOUT_POOL
     from forensics.drill.run import check_model, plan, refuse_recording, run
     from forensics.load import load
     from forensics.store import Store
@@ -158,6 +152,8 @@ def plan_map(
 
     if out is not None and out.suffix not in map_picture.SUFFIXES:
         raise typer.BadParameter("the name must end in .svg or .png", param_hint="--out")
+    if out is not None:
+        map_picture.prepare(out)
     found = make(model, engine.value, python, rows, tokens, prompt_tokens or [16])
     if out is not None:
         map_picture.draw(found, out)
