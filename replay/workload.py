@@ -36,6 +36,27 @@ class Phase:
     one_at_a_time: bool
     requests: tuple[tuple[str, str], ...]
 
+    def weight(self) -> float:
+        """Return how long it can take, in requests one after the other."""
+        return len(self.requests) / (1 if self.one_at_a_time else self.in_flight)
+
+
+class Turn:
+    """A phase that is being served: what waits to be asked until its time is over, and what was asked."""
+
+    def __init__(self, phase: Phase, until: float, requests: Sequence[tuple[str, str]]) -> None:
+        self.phase, self.asked = phase, list[tuple[str, str]]()
+        self._until, self._waiting = until, list(requests)
+
+    def take(self, most: int) -> list[tuple[str, str]]:
+        """Return up to `most` requests to ask now; none when the time (time.monotonic) is over."""
+        if time.monotonic() > self._until:
+            self._waiting.clear()
+        taken = self._waiting[:most]
+        del self._waiting[:most]
+        self.asked += taken
+        return taken
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -63,14 +84,23 @@ class Workload:
         )
         return cls(**document, phases=phases)
 
-    def timed(self) -> Iterator[tuple[Phase, float]]:
-        """Yield each phase with the moment (time.monotonic) when it must ask no more: equal shares of what is left."""
+    def turns(self) -> Iterator[Turn]:
+        """Yield each phase as a turn, with its share of the time that is left, by how long it can take.
+
+        Where the first phase is the idle one, later ones ask what it asked: without a reference there is no comparison.
+        """
         end = None if self.seconds is None else time.monotonic() + self.seconds
+        known: set[str] | None = None
         for number, phase in enumerate(self.phases):
             now = time.monotonic()
-            until = float("inf") if end is None else now + max(0.0, end - now) / (len(self.phases) - number)
-            say(f"{phase.name}: {len(phase.requests)} requests, {phase.in_flight} in flight")
-            yield phase, until
+            share = phase.weight() / (sum(later.weight() for later in self.phases[number:]) or 1.0)
+            until = float("inf") if end is None else now + max(0.0, end - now) * share
+            requests = [one for one in phase.requests if known is None or one[1] in known]
+            say(f"{phase.name}: {len(requests)} requests, {phase.in_flight} in flight")
+            turn = Turn(phase, until, requests)
+            yield turn
+            if number == 0 and phase.in_flight == 1:
+                known = {prompt for _, prompt in turn.asked}
 
     def room(self, phase: Phase, prompts: Mapping[str, Sequence[int]]) -> int:
         """Return the tokens of KV for a phase: all that can be in flight, or half of what usually is, if it is small.

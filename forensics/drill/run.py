@@ -135,8 +135,8 @@ def run(drill: Plan, model: Path, python: str, out: Path, minutes: float | None,
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
     lives = _lives(drill)
     for number, phases in enumerate(lives):
-        left = sum(len(later) for later in lives[number:])
-        seconds = None if deadline is None else max(0.0, deadline - time.monotonic()) * len(phases) / left
+        share = _cost(drill, phases) / (sum(_cost(drill, later) for later in lives[number:]) or 1.0)
+        seconds = None if deadline is None else max(0.0, deadline - time.monotonic()) * share
         code = _live(drill, phases, model, [str(path), "-m", PROGRAM, MODULE[drill.engine]], out, variables, seconds)
         if code == INTERRUPTED:
             return Ended(interrupted=True)
@@ -158,6 +158,12 @@ def _lives(drill: Plan) -> list[list[Phase]]:
         key = (phase.regime.kv_pool, phase.regime.isolation) if phase.regime else ("ample", "shared")
         lives.setdefault(key, []).append(phase)
     return list(lives.values())
+
+
+def _cost(drill: Plan, phases: list[Phase]) -> float:
+    """Return how long phases can take, in requests one after the other; see replay/workload.py."""
+    rows = [drill.concurrency if one.regime and one.regime.isolation == "shared" else 1 for one in phases]
+    return sum(len(phase.requests) / count for phase, count in zip(phases, rows, strict=True))
 
 
 def _live(

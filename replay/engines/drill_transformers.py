@@ -5,7 +5,6 @@ Knows nothing of the recorder but how to name requests: it is recorded like any 
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +14,7 @@ from replay.engines.transformers_record import request_ids
 from replay.workload import Workload, WorkloadError, in_tokens
 
 if TYPE_CHECKING:
-    from replay.workload import Phase
+    from replay.workload import Turn
 
 PAGE = 16
 """Tokens of a KV block: small, so that a pool can be a little too small."""
@@ -37,13 +36,10 @@ class Service:
             eos_token_id=self.model.generation_config.eos_token_id,
         )  # fmt: skip
 
-    def static(self, phase: Phase, until: float) -> None:
+    def static(self, turn: Turn) -> None:
         """Serve batch after batch, each padded to its longest prompt."""
-        size = 1 if phase.one_at_a_time else phase.in_flight
-        for start in range(0, len(phase.requests), size):
-            if time.monotonic() > until:
-                return
-            together = phase.requests[start : start + size]
+        size = 1 if turn.phase.one_at_a_time else turn.phase.in_flight
+        while together := turn.take(size):
             rows = [self.prompts[prompt] for _, prompt in together]
             width = max(map(len, rows))
             ids = [[self.pad] * (width - len(row)) + row for row in rows]
@@ -55,30 +51,31 @@ class Service:
                     generation_config=self.generation,
                 )  # fmt: skip
 
-    def continuous(self, phase: Phase, until: float) -> None:
+    def continuous(self, turn: Turn) -> None:
         """Keep `in_flight` requests open until all were asked; prefix sharing is off: a hit is another history."""
-        room = self.workload.room(phase, self.prompts)
+        room = self.workload.room(turn.phase, self.prompts)
         config = ContinuousBatchingConfig(
             page_size=PAGE, num_blocks=-(-room // PAGE) + 2, max_batch_tokens=LAUNCH_TOKENS, allow_block_sharing=False,
-            max_requests_per_batch=1 if phase.one_at_a_time else None,
+            max_requests_per_batch=1 if turn.phase.one_at_a_time else None,
         )  # fmt: skip
         manager = self.model.init_continuous_batching(self.generation, config)
         manager.start()
         served = False
         try:
-            self._keep_busy(manager, phase, until)
+            self._keep_busy(manager, turn)
             served = True
         finally:
             manager.stop(hard_stop=not served)
             manager.destroy()
 
-    def _keep_busy(self, manager: Any, phase: Phase, until: float) -> None:
-        waiting, open_requests = list(phase.requests), 0
-        while open_requests or (waiting and time.monotonic() <= until):
-            while waiting and open_requests < phase.in_flight and time.monotonic() <= until:
-                req_id, prompt = waiting.pop(0)
+    def _keep_busy(self, manager: Any, turn: Turn) -> None:
+        open_requests = 0
+        while True:
+            for req_id, prompt in turn.take(turn.phase.in_flight - open_requests):
                 manager.add_request(self.prompts[prompt], request_id=req_id)
                 open_requests += 1
+            if not open_requests:
+                return
             done = manager.get_result(timeout=WAIT_SECONDS)
             open_requests -= done is not None
             if done is not None and done.error is not None:
@@ -102,6 +99,6 @@ def drive(workload: Workload) -> Service:
     """Serve every phase; return the service: a model that goes away ends its recording."""
     service = Service(workload)
     serve = service.static if workload.engine == "transformers" else service.continuous
-    for phase, until in workload.timed():
-        serve(phase, until)
+    for turn in workload.turns():
+        serve(turn)
     return service

@@ -6,7 +6,6 @@ Knows nothing of the recorder: it is recorded like any other program. Prefix cac
 from __future__ import annotations
 
 import os
-import time
 from typing import TYPE_CHECKING, Any
 
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # read at import: the engine core stays in this process
@@ -17,7 +16,7 @@ from vllm import LLM, SamplingParams
 from replay.workload import Workload, WorkloadError, in_tokens
 
 if TYPE_CHECKING:
-    from replay.workload import Phase
+    from replay.workload import Turn
 
 BLOCK = 32
 """Tokens of a KV block: the smallest that vLLM has on every platform."""
@@ -51,21 +50,21 @@ class Service:
             max_model_len=longest, max_num_seqs=rows, max_num_batched_tokens=max(LAUNCH_TOKENS, rows),
         )  # fmt: skip
 
-    def serve(self, phase: Phase, until: float) -> None:
+    def serve(self, turn: Turn) -> None:
         """Keep `in_flight` requests open until all were asked."""
-        engine = self.llm.llm_engine
-        waiting, open_requests = list(phase.requests), 0
-        while open_requests or (waiting and time.monotonic() <= until):
-            while waiting and open_requests < phase.in_flight and time.monotonic() <= until:
-                req_id, prompt = waiting.pop(0)
+        engine, open_requests = self.llm.llm_engine, 0
+        while True:
+            for req_id, prompt in turn.take(turn.phase.in_flight - open_requests):
                 engine.add_request(req_id, {"prompt_token_ids": self.prompts[prompt]}, self.sampling)
                 open_requests += 1
+            if not open_requests:
+                return
             open_requests -= sum(output.finished for output in engine.step())
 
 
 def drive(workload: Workload) -> Service:
     """Serve every phase; return the service: an engine that goes away ends its recording."""
     service = Service(workload)
-    for phase, until in workload.timed():
-        service.serve(phase, until)
+    for turn in workload.turns():
+        service.serve(turn)
     return service

@@ -93,11 +93,33 @@ def test_without_time_nothing_more_is_asked(tmp_path, model_path, recording):
     assert of(recording(), "request") == []
 
 
-def test_time_is_shared_out_among_the_phases():
-    phases = tuple(Phase(name, 1, "ample", False, ()) for name in ("a", "b"))
-    told = Workload("m", "transformers", "auto", 4, 2, 10.0, {}, phases)
-    until = [end - time.monotonic() for _, end in told.timed()]
-    assert until == pytest.approx([5.0, 10.0], abs=0.5)
+def timed(seconds, phases):
+    return Workload("m", "transformers", "auto", 4, 2, seconds, {}, tuple(phases))
+
+
+def test_time_is_shared_out_among_the_phases_by_how_long_they_can_take(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    asked = tuple((f"r{n}", f"p{n}") for n in range(4))
+    turns = timed(10.0, [Phase("idle", 1, "ample", False, asked), Phase("busy", 4, "ample", False, asked)]).turns()
+    idle = next(turns)
+    now[0] = 107.9
+    assert len(idle.take(4)) == 4, "4 one by one, and 4 at once: four fifths of 10 s"
+    busy = next(turns)
+    now[0] = 110.1
+    assert busy.take(4) == []
+
+
+def test_what_has_no_reference_is_not_asked(monkeypatch):
+    asked = tuple((f"r{n}", f"p{n}") for n in range(4))
+    turns = timed(
+        None, [Phase("idle", 1, "ample", False, asked), Phase("busy", 4, "ample", False, asked[::-1])]
+    ).turns()
+    next(turns).take(2)
+    assert next(turns).take(4) == [("r1", "p1"), ("r0", "p0")]
+    turns = timed(None, [Phase("small", 4, "small", False, asked), Phase("other", 4, "small", False, asked)]).turns()
+    next(turns).take(2)
+    assert len(next(turns).take(4)) == 4, "another process has the reference"
 
 
 class Letters:
