@@ -5,18 +5,15 @@ Standard library only. `forensics drill` writes the document; replay/engines/dri
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-
-USAGE, BAD_INPUT, INTERRUPTED = 2, 3, 130
+    from pathlib import Path
 
 
 class WorkloadError(Exception):
@@ -137,25 +134,3 @@ def _tokens(tokenizer: Any, text: str) -> list[int]:
 def say(line: str) -> None:
     """Write a line of progress to stderr."""
     print(f"drill: {line}", file=sys.stderr, flush=True)
-
-
-def main() -> int:
-    """Let an engine's module serve a workload: `python -m replay.workload MODULE FILE`; return the exit code."""
-    module, path = sys.argv[1:]
-    try:
-        served = importlib.import_module(module).drive(Workload.read(Path(path)))
-    except ImportError as fault:
-        say(f"error: {sys.executable} has no {fault.name}: name an interpreter that has it with --python")
-        return USAGE
-    except WorkloadError as fault:
-        say(f"error: {fault}")
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        say("interrupted; what was recorded stays")
-        return INTERRUPTED
-    del served  # not before: a model that goes away ends its recording
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

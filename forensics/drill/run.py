@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from forensics.drill.prompts import Prompt
     from forensics.drill.regimes import Regime
 
-PROGRAM = "replay.workload"
+PROGRAM = "replay.engines.drill"
 MODULE = {
     "transformers": "replay.engines.drill_transformers",
     "transformers-continuous": "replay.engines.drill_transformers",

@@ -166,7 +166,15 @@ def test_an_interpreter_without_the_engine_is_a_usage_error(tmp_path, model_path
     bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
     bare.chmod(0o755)
     workload(tmp_path, planned("transformers"), model_path)
-    command = [bare, "-m", "replay.workload", "replay.engines.drill_transformers", tmp_path / "workload.json"]
+    command = [bare, "-m", "replay.engines.drill", "replay.engines.drill_transformers", tmp_path / "workload.json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "has no torch" in done.stderr
+
+
+def test_what_is_wrong_with_the_model_is_one_line_too(tmp_path):
+    workload(tmp_path, planned("transformers"), tmp_path)
+    command = [sys.executable, "-m", "replay.engines.drill", "replay.engines.drill_transformers"]
+    done = subprocess.run([*command, tmp_path / "workload.json"], capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (3, False)
+    assert "drill: error: no model can be loaded" in done.stderr

@@ -39,7 +39,7 @@ def workload(path, *, small=False, alone=False, model=MODEL):
 @pytest.mark.parametrize("knobs", [{}, {"small": True}, {"alone": True}])
 def test_a_drill_serves_every_request_and_sets_its_regime(tmp_path, knobs):
     log = tmp_path / "log"
-    done = run("replay.workload", "replay.engines.drill_vllm", workload(tmp_path / "w.json", **knobs), folder=log)
+    done = run("replay.engines.drill", "replay.engines.drill_vllm", workload(tmp_path / "w.json", **knobs), folder=log)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = lines_of(log)
     assert not of(lines, "event", what="recorder_fault")
@@ -53,7 +53,7 @@ def test_a_drill_serves_every_request_and_sets_its_regime(tmp_path, knobs):
 
 def test_a_drill_of_no_model_says_so_in_one_line(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    done = run("replay.workload", "replay.engines.drill_vllm", workload(tmp_path / "w.json", model=tmp_path))
+    done = run("replay.engines.drill", "replay.engines.drill_vllm", workload(tmp_path / "w.json", model=tmp_path))
     assert done.returncode == 3
     assert "drill: error: vLLM cannot serve" in done.stderr
 
