@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from forensics.cli import main
-from forensics.drill import prompts, report
+from forensics.drill import prompts, report, run
 from forensics.drill.prompts import Prompt
 from forensics.drill.rates import Drilled, measure
 from forensics.drill.regimes import REGIMES, Seen
@@ -238,3 +238,13 @@ def test_what_cannot_work_is_refused_at_once(
     code, said = cli(monkeypatch, capsys, "model", "-o", "old")
     assert (code, "already holds a recording" in said) == (2, True)
     assert not (tmp_path / "drill").exists()
+
+
+def test_an_interrupt_before_anything_was_recorded_is_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "run", lambda *_: run.Ended(interrupted=True))
+    (tmp_path / "config.json").write_text("{}")
+    code, said = cli(monkeypatch, capsys, ".")
+    assert (code, "before anything was recorded" in said) == (130, True)

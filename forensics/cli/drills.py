@@ -13,6 +13,7 @@ import typer
 from forensics.cli.app import AsList, ListFormat, above_zero, app, examples
 from forensics.console import say, table
 from forensics.drill.regimes import REGIMES, WITHOUT_POOL
+from forensics.errors import ForensicsError
 
 
 class Engine(StrEnum):
@@ -99,7 +100,7 @@ def drill(
     from forensics.drill import report
     from forensics.drill.prompts import built_in, from_file
     from forensics.drill.rates import measure
-    from forensics.drill.run import check_model, plan, refuse_recording, run
+    from forensics.drill.run import INTERRUPTED, check_model, holds_recording, plan, refuse_recording, run
     from forensics.load import load
     from forensics.store import Store
 
@@ -111,6 +112,8 @@ def drill(
     planned = plan(asked, chosen, engine.value, concurrency, max_tokens, requests or len(asked), dtype.value)
     say(f"drill: {planned.budget()}")
     ended = run(planned, model, python, out, minutes, say)
+    if ended.interrupted and not holds_recording(out):
+        raise ForensicsError("interrupted before anything was recorded", INTERRUPTED)
     with Store.in_memory() as store:
         load([out], store)
         done = measure(store, planned)

@@ -23,14 +23,15 @@ RATES = ("regime", "flipped", "% of requests", "tokens", "‰ of tokens", "other
 """Rates with their 95 % interval: of a hundred requests, of a thousand tokens."""
 BUDGETS = (
     "family",
-    "idle tokens",
-    "exact ties",
+    "tokens",
+    "ties",
     "≤ 1 ulp",
     f"≤ {NEAR_TIE_ULPS:g} ulp",
     "moved, ulp",
     "in reach",
     "flipped",
 )
+"""Room at idle: shares of tokens that are exact ties, or near ones; what moved under load; prompts that flipped."""
 
 
 def show(drilled: Drilled, plan: Plan, model: str, *, as_json: bool) -> None:

@@ -111,8 +111,13 @@ def _loaded(regime: Regime, prompts: list[Prompt], requests: int, concurrency: i
 
 def refuse_recording(out: Path) -> None:
     """Refuse a folder that already holds a recording: figures of two drills must not mix."""
-    if out.is_dir() and any(is_recording(path) for path in out.iterdir()):
+    if holds_recording(out):
         raise ForensicsError(f"{out}: already holds a recording", USAGE, "choose another -o, or remove that folder")
+
+
+def holds_recording(out: Path) -> bool:
+    """Return whether a recording is in a folder."""
+    return out.is_dir() and any(is_recording(path) for path in out.iterdir())
 
 
 def check_model(model: Path) -> None:
@@ -144,7 +149,7 @@ def run(drill: Plan, model: Path, python: str, out: Path, minutes: float | None,
             raise ForensicsError(
                 f"the engine ended with exit code {code} (its message is above)",
                 code if code in (USAGE, BAD_INPUT) else INCONCLUSIVE,
-                f"what was recorded before that is in {out}" if any(out.iterdir()) else "",
+                f"what was recorded before that is in {out}" if holds_recording(out) else "",
             )
     return Ended(interrupted=False)
 
