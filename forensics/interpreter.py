@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from forensics.errors import BAD_INPUT, ForensicsError
 
@@ -42,7 +42,12 @@ def command_under(python: Path, command: Sequence[str]) -> list[str]:
 
 
 def check(python: Path, environment: Mapping[str, str]) -> str:
-    """Return one sentence on what will be recorded under the interpreter, with the child's environment.
+    """Return one sentence on what will be recorded under the interpreter; see `probe`."""
+    return sentence(python, probe(python, environment))
+
+
+def probe(python: Path, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the recorder finds under the interpreter, with the child's environment: see replay/engines/__main__.
 
     Raises ForensicsError when the recorder cannot be imported there.
     """
@@ -56,6 +61,11 @@ def check(python: Path, environment: Mapping[str, str]) -> str:
         raise _no_recorder(python, str(fault)) from None
     if not isinstance(facts, dict):
         raise _no_recorder(python, (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1])
+    return facts
+
+
+def sentence(python: Path, facts: Mapping[str, Any]) -> str:
+    """Return the findings of `probe` as one sentence."""
     engines = [f"{name} {version}" for name, version in facts["engines"].items()] or ["no engine that it can record"]
     plugin = {True: "; vLLM finds its plugin", False: "; vLLM will not load its plugin", None: ""}[facts["plugin"]]
     if facts["plugin"] is False and facts["plugins_allowed"] is not None:

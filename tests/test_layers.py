@@ -21,6 +21,7 @@ THIRD_PARTY = {
     "forensics/reports/": set(),
     "forensics/store.py": {"duckdb", "polars", "pyarrow"},
     "forensics/picture.py": {"altair"},
+    "forensics/map_picture.py": {"altair"},
     "forensics/compression.py": {"zstandard"},
     "forensics/digest.py": {"rfc8785"},
     "forensics/values.py": {"rfc8785"},

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from flip_rate import held_out_prompts
 from record_tiny_incident import generate
+from train_tiny_model import held_out_prompts
 from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
 
 from forensics.casefile import build_case

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from flip_rate import held_out_prompts
+from train_tiny_model import held_out_prompts
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from replay.engines.transformers import install, request_ids

@@ -24,13 +24,14 @@ from typing import TYPE_CHECKING
 
 import torch
 from tokenizers import ByteLevelBPETokenizer
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 END, PAD = "<|endoftext|>", "<|pad|>"
 VOCAB, CONTEXT, BATCH = 1024, 256, 8
+PROMPTS, SHORTEST, LONGEST = 50, 16, 111
 SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 
 
@@ -64,6 +65,15 @@ def is_held_out(document: str) -> bool:
     Python version, so a later interpreter does not test on this one's training text.
     """
     return hashlib.sha256(document.encode()).digest()[0] < 13
+
+
+def held_out_prompts(model_dir: Path) -> list[list[int]]:
+    """Return PROMPTS openings of held-out documents, of SHORTEST to LONGEST tokens in a scattered order."""
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    texts = [END + text for text in documents() if is_held_out(text)]
+    rows = [ids for ids in tokenizer(texts, verbose=False)["input_ids"] if len(ids) >= LONGEST]
+    span = LONGEST - SHORTEST + 1
+    return [ids[: SHORTEST + 37 * i % span] for i, ids in enumerate(rows[:: max(1, len(rows) // PROMPTS)][:PROMPTS])]
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:

@@ -19,6 +19,7 @@ from forensics.cli import evidence as evidence
 from forensics.cli import searches as searches
 from forensics.cli import answers as answers
 from forensics.cli import proof as proof
+from forensics.cli import drills as drills
 
 # isort: on
 from forensics.console import say
