@@ -44,12 +44,74 @@ class TokenStep:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """One request of a window: before which engine step it arrived, what it asked, how it ended.
+
+    block_hashes: keyed hashes of the prompt's KV blocks, equal where the tokens up to there are equal; what is known of
+    sharing where `token_ids` is withheld. cache_salt: a stand-in, equal for equal salts. arrival_ts in Unix seconds.
+    output_tokens, finish_reason: None where the request had not ended when the record ends.
+    """
+
+    req_id: str
+    arrival_step: int
+    tokens: int
+    decode_cfg: dict[str, Any]
+    token_ids: tuple[int, ...] | None = None
+    token_ids_sha256: str | None = None
+    block_hashes: tuple[str, ...] = ()
+    cache_salt: str | None = None
+    priority: int = 0
+    arrival_ts: float = 0.0
+    output_tokens: int | None = None
+    finish_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Order:
+    """What reached an engine from outside besides requests: 'abort', 'prefix_cache_reset', 'batch_limit_change'.
+
+    It came before `engine_step`, when the first `arrivals` requests of the window had arrived. detail: req_id of an
+    abort, reset_running_requests of a reset, changed {limit: [before, after]} of a change.
+    """
+
+    engine_step: int
+    arrivals: int
+    what: str
+    detail: dict[str, Any]
+
+
+Composition = tuple[tuple[str, int, int], ...]
+"""The ordered rows of one engine step: (req_id, tokens scheduled, tokens computed before)."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of a run that an engine can live through again, clocked by engine steps.
+
+    starts: why nothing from before `first_step` is needed: 'engine_start', 'idle', or 'idle_empty_cache'. requests: in
+    the order of arrival, the arm's own among them. schedule: every engine step from `first_step` on; () where nobody
+    recorded any.
+    """
+
+    first_step: int
+    starts: str
+    requests: tuple[Asked, ...]
+    orders: tuple[Order, ...] = ()
+    schedule: tuple[tuple[int, Composition], ...] = ()
+
+    def others(self, req_id: str) -> tuple[int, ...]:
+        """Return the places in `requests` of everybody else."""
+        return tuple(at for at, one in enumerate(self.requests) if one.req_id != req_id)
+
+
+@dataclass(frozen=True)
 class Arm:
     """One side of the comparison: the plan under which the request ran, who shared the launch, what came out.
 
     `synthetic`: nobody recorded this run; replay executes the request alone and takes that as reference.
     `schedule`: per engine step the ordered rows [req_id, tokens scheduled, tokens computed before].
     `effective_token_ids_sha256`: what this run recorded of its input, so that replay can see two inputs compared.
+    `window`: for engines whose launches are composed step by step, all that went in; None for static batches.
     """
 
     run_id: str
@@ -59,8 +121,9 @@ class Arm:
     output_token_ids: tuple[int, ...] | None = None
     steps: tuple[TokenStep, ...] = ()
     synthetic: bool = False
-    schedule: tuple[tuple[int, tuple[tuple[str, int, int], ...]], ...] = ()
+    schedule: tuple[tuple[int, Composition], ...] = ()
     effective_token_ids_sha256: str | None = None
+    window: Window | None = None
 
 
 @dataclass(frozen=True)

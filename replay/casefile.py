@@ -9,9 +9,10 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from replay.case import FORMAT, Arm, Case, CaseError, Plan, Row, TokenStep
+from replay.fields import BadField, count, each, field, mapping, text, token_ids
+from replay.windowfile import composition, decode_cfg, window_from
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 MAX_CASE_BYTES = 256 << 20
@@ -37,15 +38,15 @@ def case_from(document: Any, where: str) -> Case:
         raise CaseError(f"{where}: not a case ({FORMAT!r} expected in 'format'); make one with `forensics case`")
     try:
         case = Case(
-            x_digest=_field(document, "x_digest", _text),
-            token_ids=_field(document, "token_ids", _prompt),
-            decode_cfg=_field(document, "decode_cfg", _decode_cfg),
-            token_rule=_field(document, "token_rule", _text),
-            engine=_field(document, "engine", _engine),
-            incident=_field(document, "incident", _arm),
-            reference=_field(document, "reference", _arm),
-            flip_index=_field(document, "flip_index", _count, None),
-            notes=_field(document, "notes", _each(_text), ()),
+            x_digest=field(document, "x_digest", text),
+            token_ids=field(document, "token_ids", _prompt),
+            decode_cfg=field(document, "decode_cfg", decode_cfg),
+            token_rule=field(document, "token_rule", text),
+            engine=field(document, "engine", _engine),
+            incident=field(document, "incident", _arm),
+            reference=field(document, "reference", _arm),
+            flip_index=field(document, "flip_index", count, None),
+            notes=field(document, "notes", each(text), ()),
         )
     except BadField as fault:
         raise CaseError(f"{where}: {fault.path} {fault.what}; export the case again with `forensics case`") from None
@@ -58,128 +59,56 @@ def case_from(document: Any, where: str) -> Case:
     return case
 
 
-class BadField(Exception):  # noqa: N818 - what it is; on the way out each level puts its name before the path
-    """A field does not hold what it should."""
-
-    def __init__(self, path: str, what: str) -> None:
-        super().__init__(path, what)
-        self.path, self.what = path, what
-
-
-_REQUIRED: Any = object()
-
-
-def _field(document: Any, name: str, read: Callable[[Any], Any], default: Any = _REQUIRED) -> Any:
-    """Return what `read` makes of a field; an optional one may be absent or null. Raises BadField."""
-    value = document.get(name)
-    if value is None and (default is not _REQUIRED or name not in document):
-        if default is _REQUIRED:
-            raise BadField(name, "is missing")
-        return default
-    try:
-        return read(value)
-    except BadField as fault:
-        raise BadField(f"{name}.{fault.path}", fault.what) from None
-    except (TypeError, ValueError, OverflowError, RecursionError) as fault:
-        raise BadField(name, f"has the wrong type or value: {fault}") from None
-
-
 def _arm(value: Any) -> Arm:
-    document = _object(value)
-    return Arm(
-        run_id=_field(document, "run_id", _text),
-        req_id=_field(document, "req_id", _text),
-        plan=_field(document, "plan", _plan),
-        rows=_field(document, "rows", _each(_row), ()),
-        output_token_ids=_field(document, "output_token_ids", _ids, None),
-        steps=_field(document, "steps", _each(_step), ()),
+    document = mapping(value)
+    arm = Arm(
+        run_id=field(document, "run_id", text),
+        req_id=field(document, "req_id", text),
+        plan=field(document, "plan", _plan),
+        rows=field(document, "rows", each(_row), ()),
+        output_token_ids=field(document, "output_token_ids", token_ids, None),
+        steps=field(document, "steps", each(_step), ()),
         synthetic=bool(document.get("synthetic", False)),
-        schedule=_field(document, "schedule", _each(_scheduled), ()),
-        effective_token_ids_sha256=_field(document, "effective_token_ids_sha256", _text, None),
+        schedule=field(document, "schedule", each(composition), ()),
+        effective_token_ids_sha256=field(document, "effective_token_ids_sha256", text, None),
+        window=field(document, "window", window_from, None),
     )
+    if arm.window is not None and arm.req_id not in {one.req_id for one in arm.window.requests}:
+        raise BadField("window.requests", f"does not hold the arm's own request {arm.req_id!r}")
+    return arm
 
 
 def _plan(value: Any) -> Plan:
-    plan = _object(value)
-    return {name: _field(plan, name, _text) for name in plan}
+    plan = mapping(value)
+    return {name: field(plan, name, text) for name in plan}
 
 
 def _row(value: Any) -> Row:
-    row = _object(value)
-    return Row(_field(row, "req_id", _text), _field(row, "tokens", _count), _field(row, "token_ids", _ids, None))
+    row = mapping(value)
+    return Row(field(row, "req_id", text), field(row, "tokens", count), field(row, "token_ids", token_ids, None))
 
 
 def _step(value: Any) -> TokenStep:
-    step = _object(value)
+    step = mapping(value)
     return TokenStep(
-        token_index=_field(step, "token_index", _count),
-        token_id=_field(step, "token_id", _count, None),
-        top_token_ids=_field(step, "top_token_ids", _ids, ()),
-        top_logits=_field(step, "top_logits", _each(float), ()),
-        logits_sha256=_field(step, "logits_sha256", _text, None),
+        token_index=field(step, "token_index", count),
+        token_id=field(step, "token_id", count, None),
+        top_token_ids=field(step, "top_token_ids", token_ids, ()),
+        top_logits=field(step, "top_logits", each(float), ()),
+        logits_sha256=field(step, "logits_sha256", text, None),
     )
 
 
-def _scheduled(value: Any) -> tuple[int, tuple[tuple[str, int, int], ...]]:
-    step, rows = value
-    return _count(step), tuple((_text(req), _count(scheduled), _count(computed)) for req, scheduled, computed in rows)
-
-
-def _decode_cfg(value: Any) -> dict[str, Any]:
-    document = _object(value)
-    if _field(document, "max_tokens", _count, 1) < 1:
-        raise BadField("max_tokens", "must be 1 or more")
-    _field(document, "temperature", float, None)
-    _field(document, "stop_token_ids", _ids, None)
-    return document
-
-
 def _engine(value: Any) -> dict[str, Any]:
-    document = _object(value)
+    document = mapping(value)
     for name in ("versions", "precision_switches"):
-        _field(document, name, _object, None)
-    _field(document, "config", lambda config: _object(json.loads(config) if isinstance(config, str) else config), None)
+        field(document, name, mapping, None)
+    field(document, "config", lambda config: mapping(json.loads(config) if isinstance(config, str) else config), None)
     return document
-
-
-def _object(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise TypeError(f"object expected, found {type(value).__name__}")
-    return dict(value)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"text expected, found {type(value).__name__}")
-    return value
-
-
-def _count(value: Any) -> int:
-    if type(value) is not int:  # True is an int to isinstance
-        raise TypeError(f"integer expected, found {type(value).__name__}")
-    if value < 0:
-        raise ValueError(f"{value} is negative")
-    return value
-
-
-def _each(read: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
-    def read_all(values: Any) -> tuple[Any, ...]:
-        if not isinstance(values, list):
-            raise TypeError(f"list expected, found {type(values).__name__}")
-        return tuple(read(value) for value in values)
-
-    return read_all
-
-
-def _ids(values: Any) -> tuple[int, ...]:
-    ids = _each(_count)(values)
-    if any(value >= 1 << 32 for value in ids):
-        raise ValueError("token ids must fit in 32 unsigned bits")
-    return ids
 
 
 def _prompt(values: Any) -> tuple[int, ...]:
-    ids = _ids(values)
+    ids = token_ids(values)
     if not ids:
         raise ValueError("at least one token id expected")
     return ids
