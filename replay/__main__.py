@@ -17,6 +17,7 @@ from replay.case import Case, CaseError
 from replay.casefile import load_case
 from replay.catalogue import PinError, check_pin, check_plans
 from replay.children import Children
+from replay.coverage import variables
 from replay.doctor import RANDOM_MODEL, documents, findings
 from replay.host import tokenizer_sha256, weights_sha256
 from replay.journal import Journal
@@ -75,7 +76,14 @@ def main(arguments: list[str] | None = None) -> int:
             model = _model(case, options.model)
         weights = _weights(model)
         journal = Journal(options.journal or options.output.with_name(f"{options.output.name}.trials"), weights)
-        children = Children(model or "", python=options.python, timeout=options.timeout, journal=journal)
+        children = Children(
+            model or "",
+            python=options.python,
+            timeout=options.timeout,
+            journal=journal,
+            engine="vllm" if case.engine.get("engine") == "vllm" else "transformers",
+            variables=variables(case) if case.engine.get("engine") == "vllm" else {},
+        )
         with children:
             verdict = prove(
                 case,

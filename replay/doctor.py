@@ -60,7 +60,9 @@ def _try(run: Run, case: Case, name: str, plan: Plan, say: Callable[[str], None]
     entry, value = factors()[name], plan.get(name, "")
     scope = "fresh process" if entry["scope"] == "fresh_process" else "in process"
     if "transformers" not in entry["pinnable"]:
-        return Finding(name, "", scope, "observed_only", "this version does not force it")
+        others = ", ".join(entry["pinnable"])
+        detail = f"forced on {others}, by the replay of a case" if others else "this version does not force it"
+        return Finding(name, "", scope, "observed_only", detail)
     say(f"{name}={value}")
     trace = run(case, Treatment(plan))
     if trace.refused:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from replay.case import Case, Plan
+from replay.coverage import uncovered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +58,8 @@ class Trace:
     refused: out of memory, a crash, no answer in time. observed: factor → value read back by another path than the
     pin; details: the launch and kernels as seen; stopped: output position at which it was ended, since a token up to
     there did not come from the logits that it had to give; contrast: float64 h·(w_a − w_b) at the flip, from the final
-    hidden state and the output rows of the incident's and the reference's token, in logits.
+    hidden state and the output rows of the incident's and the reference's token, in logits. departure:
+    where the execution left the recorded schedule, and why that may be; it ends there.
     """
 
     plan: Plan
@@ -71,6 +73,7 @@ class Trace:
     contrast: float | None = None
     refused: str | None = None
     failed: str | None = None
+    departure: str | None = None
     host: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -104,9 +107,11 @@ def trace_from(document: dict[str, Any], host: dict[str, Any]) -> Trace:
 
 def unsupported(case: Case) -> str | None:
     """Return why this version cannot run the case again, or None."""
-    engine, batching = case.engine.get("engine"), _config(case).get("batching", "static")
-    if engine != "transformers":
-        return f"the case is of engine {engine!r}; this version runs static batches of transformers again"
+    engine, batching = case.engine.get("engine"), configuration(case).get("batching", "static")
+    if engine not in ("transformers", "vllm"):
+        return f"the case is of engine {engine!r}; this version runs vLLM and static batches of transformers again"
+    if engine == "vllm" and (reason := uncovered(case, configuration(case))):
+        return reason
     if batching != "static":
         return f"the case is of {batching} batching; this version runs static batches of transformers again"
     if float(case.decode_cfg.get("temperature") or 0) != 0:
@@ -119,7 +124,8 @@ def unsupported(case: Case) -> str | None:
     return None
 
 
-def _config(case: Case) -> dict[str, Any]:
+def configuration(case: Case) -> dict[str, Any]:
+    """Return the resolved configuration of the case's engine, {} where it is not on record."""
     config = case.engine.get("config") or {}
     return dict(json.loads(config)) if isinstance(config, str) else dict(config)
 

@@ -5,29 +5,26 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from contextlib import ExitStack
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from replay.case import Case, CaseError, Plan
-from replay.casefile import case_from
+from replay.engines.child import answer
 from replay.engines.transformers_history import CacheSwitch, Snapshot, earlier
 from replay.engines.transformers_hooks import Call
 from replay.engines.transformers_hooks import install as watch
 from replay.engines.transformers_launch import PaddedBatch, build, prefilled
 from replay.engines.transformers_linear import forced
-from replay.engines.transformers_model import Models, out_of_memory
+from replay.engines.transformers_model import Models
 from replay.engines.transformers_record import install, plan_facts, request_ids
 from replay.engines.transformers_trial import Enough, Trial
 from replay.factors import Setup, Unpinnable, factor
-from replay.host import facts, torch_facts
-from replay.trial import OUT_OF_MEMORY, Trace, Treatment
+from replay.trial import Trace, Treatment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from replay.case import Case, Plan
 
 __all__ = ["Engine", "install", "main", "plan_facts", "request_ids"]
 
@@ -152,42 +149,8 @@ class Engine:
 
 
 def main() -> int:
-    """Answer each line: first what machine this is, then every treatment. What libraries print goes to stderr.
-
-    What the input is to blame for is answered with {"fault": what and what to do}, and ends the process.
-    """
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    engine: Engine | None = None
-    with answers:
-        for line in sys.stdin.buffer:
-            request = json.loads(line)
-            try:
-                if engine is None:
-                    engine = Engine(None, request["model_path"])
-                    _send(answers, {"host": facts() | {"torch": torch_facts()}})
-                    continue
-                if "case" in request:
-                    engine.case = case_from(request["case"], "case")
-                _send(answers, {"trace": asdict(_answer(engine, Treatment(**request["treatment"])))})
-            except CaseError as fault:
-                _send(answers, {"fault": str(fault)})
-                break
-    return 0
-
-
-def _answer(engine: Engine, treatment: Treatment) -> Trace:
-    try:
-        return engine.run(treatment)
-    except (MemoryError, RuntimeError) as fault:
-        if not out_of_memory(fault):
-            raise
-        return Trace(plan=treatment.plan, failed=OUT_OF_MEMORY)
-
-
-def _send(file: Any, document: dict[str, Any]) -> None:
-    file.write(json.dumps(document, allow_nan=False) + "\n")
-    file.flush()
+    """Answer as the child of a proof."""
+    return answer(lambda model_path: Engine(None, model_path))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from replay.case import CaseError
+from replay.engines.child import out_of_memory
 
 RANDOM = "random"
 """In place of a folder: two layers with random weights, to see what a machine honours without any model."""
@@ -65,10 +66,3 @@ def random_model(dtype: torch.dtype) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return AutoModelForCausalLM.from_config(config, dtype=dtype)
-
-
-def out_of_memory(fault: Exception) -> bool:
-    """Return whether a device or the host had no memory left; torch says so in words."""
-    return isinstance(fault, MemoryError) or any(
-        words in str(fault) for words in ("out of memory", "can't allocate memory")
-    )

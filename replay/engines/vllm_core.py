@@ -53,14 +53,14 @@ OPT_IN = ("logits_sha256",)
 def observe(core: Any, recorder: Recorder) -> list[str]:
     """Put the hooks around a core, its scheduler and its workers; return what they cannot observe."""
     scheduler, config = core.scheduler, core.vllm_config
-    workers, blind = _attach_workers(core)
+    workers, blind = attach_workers(core)
     first = workers[0] if workers else {}
     fields = records.engine_fields(config)
     kv = records.kv_fields(scheduler.kv_cache_config, config.cache_config.block_size)
     threads = int(first.get("num_threads", fields["num_threads"]))
     pool = KvPool(scheduler, recorder, kv)
     observer = Observer(scheduler, recorder, pool, graph_mode=fields["graph_mode"], threads=threads)
-    observes, missing = _attach_scheduler(core, observer)
+    observes, missing = attach_scheduler(core, observer)
     if observes["batch"]:
         observes["batch"] += pool.observes
         observes["event"] += ["batch_limit_change", *(["eviction"] if "kv_blocks_evicted" in pool.observes else [])]
@@ -92,7 +92,7 @@ def observe(core: Any, recorder: Recorder) -> list[str]:
     return missing
 
 
-def _attach_workers(core: Any) -> tuple[list[dict[str, Any]], str]:
+def attach_workers(core: Any) -> tuple[list[dict[str, Any]], str]:
     """Install the runner hooks in every worker, wherever it runs; return their answers, or why there are none."""
     try:
         return list(core.model_executor.collective_rpc(vllm_worker.attach, timeout=WORKER_ANSWER_SECONDS)), ""
@@ -100,7 +100,7 @@ def _attach_workers(core: Any) -> tuple[list[dict[str, Any]], str]:
         return [], f"workers did not take the hooks: {type(fault).__name__}: {fault}"
 
 
-def _attach_scheduler(core: Any, observer: Observer) -> tuple[dict[str, list[str]], list[str]]:
+def attach_scheduler(core: Any, observer: Observer) -> tuple[dict[str, list[str]], list[str]]:
     """Install the hooks around the scheduler; return what they observe, and what they cannot."""
     wrap, scheduler = vllm_worker.wrap, core.scheduler
     digests = ["weights_sha256", "tokenizer_sha256"]

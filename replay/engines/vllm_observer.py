@@ -26,7 +26,7 @@ HOOKS = (
 
 
 class Observer:
-    """Follows one engine core. `engine_step` is the number of the next forward pass."""
+    """Follows one engine core. `engine_step` is the number of the next forward pass; `limits`: those last seen."""
 
     def __init__(self, scheduler: Any, recorder: Recorder, pool: KvPool, *, graph_mode: str, threads: int) -> None:
         self.scheduler = scheduler
@@ -34,7 +34,7 @@ class Observer:
         self.engine_step = 0
         self._graph_mode = graph_mode
         self._pool = pool
-        self._limits = records.scheduler_limits(scheduler)
+        self.limits = records.scheduler_limits(scheduler)
         self._cpu_plan = {"cpu.threads": threads}
         self._tracked: dict[str, Tracked] = {}
         self._external: dict[str, str] = {}
@@ -84,9 +84,9 @@ class Observer:
 
     def schedule_begins(self, *_: Any, **__: Any) -> tuple[float, int]:
         """The scheduler starts to compose an engine step, under the limits that it has now."""
-        limits, before = records.scheduler_limits(self.scheduler), self._limits
+        limits, before = records.scheduler_limits(self.scheduler), self.limits
         if limits != before:
-            self._limits = limits
+            self.limits = limits
             changed = {name: [before.get(name), now] for name, now in limits.items() if before.get(name) != now}
             self._event("batch_limit_change", {"changed": changed})
         return time.time(), time.monotonic_ns()
@@ -199,9 +199,10 @@ class Observer:
         if ended:
             self.recorder.wake()  # the client has its answer: a server that is killed now must not lose the record
 
-    def prefix_cache_reset(self, _: Any, done: Any, *__: Any, **___: Any) -> None:
+    def prefix_cache_reset(self, _: Any, done: Any, reset_running_requests: Any = False, *__: Any, **___: Any) -> None:
         """Somebody emptied the prefix cache: a replay must do so before the same step."""
-        self._event("prefix_cache_reset", {"done": bool(done)})
+        detail = {"done": bool(done), "reset_running_requests": bool(reset_running_requests)}
+        self._event("prefix_cache_reset", detail)
 
     def weights_changed(self, version: Any, *_: Any, **__: Any) -> None:
         """Somebody put other weights in place and named them."""

@@ -160,7 +160,8 @@ def test_the_recorder_does_not_leak_into_children(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"engine": {"engine": "vllm"}}, "vllm"),
+        ({"engine": {"engine": "sglang"}}, "sglang"),
+        ({"engine": {"engine": "vllm"}}, "window"),
         ({"engine": {"engine": "transformers", "config": {"batching": "continuous"}}}, "continuous"),
         ({"engine": {"engine": "transformers", "config": json.dumps({"batching": "continuous"})}}, "continuous"),
         ({"decode_cfg": {"temperature": 0.7}}, "temperature above 0"),

@@ -1,0 +1,54 @@
+"""What a trial on vLLM will run, which pins edit, and what was seen of it, from which factors are read back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from replay.company import ALONE, NONE
+
+if TYPE_CHECKING:
+    from replay.case import Case
+    from replay.company import Company
+
+
+@dataclass
+class Setup:
+    """requests, contents, orders: as in factors.v1.json under company.* and engine.orders. settings: of EngineArgs."""
+
+    case: Case
+    requests: str = ALONE
+    contents: str = "recorded"
+    orders: str = NONE
+    settings: dict[str, Any] = field(default_factory=dict)
+    model: Any = None
+
+    def load(self, dtype: str) -> None:
+        """Take weights of this dtype."""
+        self.settings["dtype"] = dtype
+
+
+@dataclass
+class Evidence:
+    """What the recorder's hooks and the finished engine showed.
+
+    company: what was to come in; arrived: (request, engine step, length, hash of the ids) as the scheduler took them;
+    ordered: (what, engine step) of orders that took effect; last_step: the last one that ran. limits, kv_blocks,
+    caching: as the scheduler and its block pool have them. hidden_dtype: of what reached the output head.
+    """
+
+    case: Case
+    company: Company
+    requests: str
+    orders: str
+    arrived: list[tuple[str, int, int, str | None]] = field(default_factory=list)
+    ordered: list[tuple[str, int]] = field(default_factory=list)
+    last_step: int = 0
+    origin: int = 0
+    limits: dict[str, Any] = field(default_factory=dict)
+    launch_tokens: int = 0
+    rows: int = 0
+    kv_blocks: int = 0
+    caching: bool = False
+    cached_tokens: int = 0
+    hidden_dtype: str | None = None

@@ -1,0 +1,24 @@
+"""Tokens that a launch may hold, as the engine is built with it."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from replay.engines.vllm_setup import Evidence, Setup
+
+
+@contextmanager
+def pin(value: str, setup: Setup) -> Iterator[None]:
+    """Build the engine with this limit."""
+    setup.settings["max_num_batched_tokens"] = int(value)
+    yield
+
+
+def observe(evidence: Evidence) -> str | None:
+    """Return the limit that the scheduler has, unless a launch was seen above it."""
+    limit = evidence.limits.get("max_num_batched_tokens")
+    return None if limit is None or evidence.launch_tokens > limit else str(limit)
