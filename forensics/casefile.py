@@ -94,12 +94,12 @@ def _with_windows(store: Store, incident: Incident, arm: Arm, other: Arm) -> tup
     contents = {"company.contents": "random"} if lacks_ids else {}
     engines = _engine_plan(ours), _engine_plan(incident.reference or ours)
     return (
-        replace(arm, window=own, plan=_company("incident", own) | engines[0] | contents),
-        replace(other, window=theirs, plan=_company("reference", theirs) | engines[1] | contents),
+        replace(arm, window=own, plan=company_plan("incident", own) | engines[0] | contents),
+        replace(other, window=theirs, plan=company_plan("reference", theirs) | engines[1] | contents),
     )
 
 
-def _company(arm: str, window: Window) -> Plan:
+def company_plan(arm: str, window: Window) -> Plan:
     """Return what reached the engine besides the request, as factors: other requests, and orders from outside."""
     orders = any(one.what != "abort" for one in window.orders)
     others = len(window.requests) > 1

@@ -151,11 +151,29 @@ def _findings(document: dict[str, Any]) -> Iterator[str]:
         if part:
             answer = _text(part.get("carried_by") or part.get("answer")).replace("_", " ")
             yield f"{title}: {answer} ({_text(part.get('detail'))})"
+    yield from _neighbours(_dict(document.get("neighbours")))
     repeats = _dict(document.get("repeats"))
     rate = repeats.get("excludes_rate_above")
     if isinstance(rate, int | float):
         runs = _text(repeats.get("runs"))
         yield f"{runs} repeats gave the same bits: a rate of change above {rate:.0%} is excluded at 95 %"
+
+
+def _neighbours(part: dict[str, Any]) -> Iterator[str]:
+    """Yield who carries the difference, and whether it matters what they say."""
+    if not part:
+        return
+    few, what = [_text(one) for one in _list(part.get("fewest"))], "bits" if part.get("carry") == "bits" else "token"
+    least = "none of them can be left out" if part.get("minimal") is True else "fewer might do"
+    named = ", ".join(few[:3]) + (f" and {len(few) - 3} more" if len(few) > 3 else "")
+    yield (
+        f"{len(few)} of {_text(part.get('of'))} neighbours suffice for the {_text(part.get('arm'))}'s {what}: {named} "
+        f"({least}); without them the bits are those of: {_text(part.get('removed')) or 'not tried'}; "
+        f"{_text(part.get('detail'))}"
+    )
+    matter = {True: "changes the bits", False: "changes no bit"}.get(part.get("contents_matter"))  # type: ignore[arg-type]
+    if matter:
+        yield f"what the neighbours say {matter}: random ids of equal length, sharing and output length were tried"
 
 
 def _trial(one: dict[str, Any]) -> Trial:

@@ -48,6 +48,9 @@ def parser() -> argparse.ArgumentParser:
         "--repeats", type=int, default=REPEATS, metavar="N", help="times that the incident runs again, to see a race"
     )
     parse.add_argument(
+        "--arms-only", action="store_true", help="only whether the two arms differ, not what explains it"
+    )
+    parse.add_argument(
         "--journal", type=Path, metavar="FILE", help="where trials are kept until the verdict is; default: beside it"
     )
     parse.add_argument("--python", default=sys.executable, help="interpreter that has torch and the engine")
@@ -93,6 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
                 tokenizer_sha256=tokenizer_sha256(model) if model else None,
                 config=_config(model),
                 repeats=options.repeats,
+                arms_only=options.arms_only,
                 command=shlex.join(["python", "-m", "replay", *given]),
                 say=_say,
             )

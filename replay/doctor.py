@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 RANDOM_MODEL = "random"
 """The engine's word for a model of two layers with random weights."""
 
+ENGINE = "transformers"
 PROMPT = tuple(range(3, 19))
 TOKENS = 3
 
@@ -45,7 +46,7 @@ def findings(run: Run, say: Callable[[str], None]) -> list[Finding]:
 def doctor_case() -> Case:
     """Return the request that is run: a few ids of the random model's vocabulary."""
     arm = Arm("doctor", "doctor", {}, output_token_ids=(0,) * TOKENS)
-    engine: dict[str, Any] = {"engine": "transformers", "dtype": "bfloat16"}
+    engine: dict[str, Any] = {"engine": ENGINE, "dtype": "bfloat16"}
     return Case("", PROMPT, {"temperature": 0}, "argmax", engine, arm, arm, flip_index=TOKENS - 1)
 
 
@@ -53,13 +54,14 @@ def wanted() -> Iterator[tuple[str, Plan]]:
     """Yield (factor, plan) for each value to try: the catalogue's examples, else every value of an enum."""
     for name, entry in factors().items():
         values = entry["values"].get("enum", ())
-        yield from ((name, plan) for plan in entry.get("examples", [{name: value} for value in values] or [{}]))
+        tried = entry.get("examples", [{name: value} for value in values] or [{}])
+        yield from ((name, plan) for plan in (tried if ENGINE in entry["pinnable"] or not entry["pinnable"] else [{}]))
 
 
 def _try(run: Run, case: Case, name: str, plan: Plan, say: Callable[[str], None]) -> Finding:
     entry, value = factors()[name], plan.get(name, "")
     scope = "fresh process" if entry["scope"] == "fresh_process" else "in process"
-    if "transformers" not in entry["pinnable"]:
+    if ENGINE not in entry["pinnable"]:
         others = ", ".join(entry["pinnable"])
         detail = f"forced on {others}, by the replay of a case" if others else "this version does not force it"
         return Finding(name, "", scope, "observed_only", detail)

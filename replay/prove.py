@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from replay.catalogue import check_pin
 from replay.controls import Stop, check_arms, check_record, other_tokenizer
+from replay.coverage import reservations
 from replay.effects import effects
 from replay.history import history_or_step
 from replay.implied import SOURCES, gemm_rows, refine
 from replay.named import hold_named, judge_named
+from replay.neighbours import neighbours
 from replay.races import repeat_all, weigh_race
 from replay.rounding import rounding_or_bug
 from replay.search import EXHAUSTIVE, smallest
-from replay.trial import unsupported
+from replay.trial import configuration, unsupported
 from replay.verdict import OUTCOMES, Control, Factor, Found, Verdict
 from replay.workbench import MAX_TRIALS, Bench
 
@@ -44,13 +46,14 @@ def prove(
     tokenizer_sha256: str | None = None,
     config: dict[str, Any] | None = None,
     repeats: int = REPEATS,
+    arms_only: bool = False,
     command: str = "",
     say: Callable[[str], None] = lambda _line: None,
 ) -> Verdict:
     """Return what trials of the case show of the pinned factors; without pins, of the smallest set that explains it.
 
     pins: 'FACTOR=VALUE', 'incident' or 'reference' (both: every differing factor). config: the model's config.json.
-    Raises PinError on other text.
+    arms_only: whether the two arms differ is all that is asked. Raises PinError on other text.
     """
     wanted = [check_pin(text) for text in pins]
     bench = Bench(case, run, say)
@@ -64,13 +67,7 @@ def prove(
         check_arms(bench, controls)
         hold_named(bench, wanted)
         say(f"{bench.seconds / bench.executed:.1f} s a trial so far, loading included")
-        found = refine(bench, judge_named(bench, wanted) if wanted else smallest(bench))
-        more["rounding"] = rounding_or_bug(bench)
-        more["history"] = history_or_step(bench)
-        more["repeats"] = repeat_all(bench, repeats)
-        if more["repeats"].changed:
-            raise Stop("race", "a plan gave other bits when it ran again", controls)
-        more["effects"], more["interactions"] = effects(bench)
+        found = smallest(bench) if arms_only else _answer(bench, wanted, repeats, controls, more)
     except Stop as stop:
         found = Found(stop.outcome, stop.claim)
         if stop.outcome == "race":
@@ -79,6 +76,25 @@ def prove(
     if other := other_tokenizer(case, tokenizer_sha256):
         found = found.with_limits(other)
     return _verdict(bench, case, found, controls, command, more)
+
+
+def _answer(
+    bench: Bench,
+    wanted: Sequence[tuple[str, str] | str],
+    repeats: int,
+    controls: list[Control],
+    more: dict[str, Any],
+) -> Found:
+    """Return what explains two arms that differ, and put all else that trials tell of it into `more`. Raises Stop."""
+    found = refine(bench, judge_named(bench, wanted) if wanted else smallest(bench))
+    more["neighbours"] = neighbours(bench, found)
+    more["rounding"] = rounding_or_bug(bench)
+    more["history"] = history_or_step(bench)
+    more["repeats"] = repeat_all(bench, repeats)
+    if more["repeats"].changed:
+        raise Stop("race", "a plan gave other bits when it ran again", controls)
+    more["effects"], more["interactions"] = effects(bench)
+    return found
 
 
 def _announce(bench: Bench, *, named: bool) -> None:
@@ -152,7 +168,8 @@ def _factor(bench: Bench, name: str) -> Factor:
 
 def _record_limits(case: Case) -> list[str]:
     """Say what the record itself leaves open."""
-    limits = []
+    limits = list(reservations(case, configuration(case))) if case.engine.get("engine") == "vllm" else []
+    limits += case.notes if case.incident.window else ()
     if case.reference.synthetic:
         limits.append("the reference is synthetic: it was executed here and not seen in production")
     for name, (incident, reference) in sorted(case.differing_factors().items()):

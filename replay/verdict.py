@@ -159,6 +159,27 @@ class Repeats:
 
 
 @dataclass(frozen=True)
+class Neighbours:
+    """Who of an arm's company carries the difference.
+
+    arm: incident or reference; of: how many others there were; fewest: ids of those that, alone with the request, give
+    the arm's bits, or its token only (carry); minimal: none of them can be left out. removed: whose bits come out when
+    just these are taken away. contents: what they said in these trials; contents_matter: whether random ids of equal
+    length, sharing and output length give other bits, None where that could not be tried.
+    """
+
+    arm: str
+    of: int
+    fewest: tuple[str, ...]
+    carry: str
+    minimal: bool
+    removed: str | None
+    contents: str
+    contents_matter: bool | None
+    detail: str
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The answer, its evidence and its limits.
 
@@ -184,6 +205,7 @@ class Verdict:
     history: History | None = None
     rounding: Rounding | None = None
     repeats: Repeats | None = None
+    neighbours: Neighbours | None = None
     limits: tuple[str, ...] = ()
     host: dict[str, Any] = field(default_factory=dict)
     ts: float = 0.0

@@ -107,6 +107,50 @@ def replay(
     raise typer.Exit(done.exit_code)
 
 
+@app.command(
+    epilog=examples(
+        "forensics whatif REQ --without OTHER,ANOTHER --model MODEL --python /srv/venv/bin/python",
+        "forensics whatif REQ --later OTHER=20 --shorter ANOTHER=8 --model MODEL",
+    )
+)
+def whatif(
+    req_id: ReqId,
+    without: Annotated[
+        list[str] | None,
+        typer.Option("--without", metavar="OTHER[,OTHER…]", help="Leave these out. Repeatable."),
+    ] = None,
+    later: Annotated[
+        list[str] | None,
+        typer.Option("--later", metavar="OTHER=STEPS", help="Delay one by so many engine steps."),
+    ] = None,
+    shorter: Annotated[
+        list[str] | None, typer.Option("--shorter", metavar="OTHER=TOKENS", help="Let one answer at most so much.")
+    ] = None,
+    model: Annotated[Path | None, typer.Option("--model", help="Folder of the model, if not where it was.")] = None,
+    python: Annotated[str, typer.Option("--python", help="Interpreter that has the engine.")] = sys.executable,
+    timeout: Annotated[
+        float, typer.Option("--timeout", parser=above_zero, help="Seconds that one trial may take.")
+    ] = 600.0,
+    db: Db = STORE,
+) -> None:
+    """Say whether a request would have been the same without others: exit 0 the same, 1 another, 4 not decided."""
+    from forensics.replaying import replay as run
+    from forensics.text import printable
+    from forensics.whatif import Change, answer, numbers, target_of, what_if
+
+    left_out = tuple(name for given in without or () for name in given.split(",") if name)
+    change = Change(left_out, numbers(later, "--later", 0), numbers(shorter, "--shorter", 1))
+    with opened(db) as store:
+        built = what_if(store, target_of(store, req_id), change)
+    arguments = ["--arms-only", "--timeout", str(timeout), *(["--model", str(model)] if model else [])]
+    done = run(built, db.parent / f"{db.stem}-whatif", python, arguments)
+    print(printable(answer(done.document), 2000))
+    for limit in done.document.get("limits", ()):
+        say(f"limit: {printable(limit)}")
+    say(f"the trials are in {done.path}; nothing was filed: nobody recorded what was asked here")
+    raise typer.Exit(done.exit_code)
+
+
 @app.command(epilog=examples("forensics doctor", "forensics doctor --model MODEL --format json"))
 def doctor(
     model: Annotated[

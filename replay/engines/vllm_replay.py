@@ -59,7 +59,7 @@ class Engine:
     def _run(self, plan: dict[str, str]) -> Trace:
         setup = Setup(self.case)
         with ExitStack() as stack:
-            parts: dict[str, Any] = {name: factor(name) for name in sorted(plan)}
+            parts: dict[str, Any] = {name: factor(name, "vllm") for name in sorted(plan)}
             for name, part in parts.items():
                 stack.enter_context(part.pin(plan[name], setup))
             live = self._live_for(arguments(self.case.engine, self.model_path) | setup.settings)

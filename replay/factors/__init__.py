@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
+from replay.catalogue import factors
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
@@ -205,10 +207,13 @@ def file_of(name: str) -> str:
     return "_".join(parts)
 
 
-def factor(name: str) -> Factor:
-    """Return what pins and observes a factor. Raises Unpinnable when there is nothing."""
+def factor(name: str, engine: str = "transformers") -> Factor:
+    """Return what pins and observes a factor on an engine. Raises Unpinnable when there is nothing."""
     module = f"{__name__}.{file_of(name)}"
     if importlib.util.find_spec(module) is None:
         raise Unpinnable(f"{name}: this version observes it at most, it cannot set it")
+    pinnable = factors()[name]["pinnable"] if name in factors() else []
+    if engine not in pinnable:
+        raise Unpinnable(f"{name}: this version sets it on {', '.join(pinnable) or 'no engine'}, not on {engine}")
     loaded: Any = importlib.import_module(module)
     return loaded.of(name) if hasattr(loaded, "of") else loaded  # type: ignore[no-any-return]
