@@ -75,10 +75,31 @@ def _asked(value: Any) -> Asked:
 def _order(value: Any) -> Order:
     document = mapping(value)
     what = field(document, "what", one_of(ORDERS))
-    detail = field(document, "detail", mapping, {})
-    if what == "abort":
-        field(detail, "req_id", text)
+    detail = field(document, "detail", _abort if what == "abort" else _detail)
     return Order(field(document, "engine_step", count), field(document, "arrivals", count), what, detail)
+
+
+def _abort(value: Any) -> dict[str, Any]:
+    document = mapping(value)
+    field(document, "req_id", text)
+    return document
+
+
+def _detail(value: Any) -> dict[str, Any]:
+    document = mapping(value)
+    field(document, "changed", _changed, {})
+    return document
+
+
+def _changed(value: Any) -> dict[str, Any]:
+    document = mapping(value)
+    for name in document:
+        field(document, name, each(_limit))
+    return document
+
+
+def _limit(value: Any) -> Any:
+    return value if value is None or isinstance(value, bool) else count(value)
 
 
 def decode_cfg(value: Any) -> dict[str, Any]:

@@ -29,12 +29,15 @@ Schedule = dict[int, "Composition"]
 
 
 class Engine:
-    """Live engines of one model, one at a time: a plan with other settings builds another one."""
+    """Live engines of one model, one at a time: a plan with other settings builds another one.
+
+    live: the engine of the last trial, whose notes hold what all requests of that trial got.
+    """
 
     def __init__(self, case: Case | None, model_path: str) -> None:
         self._case = case
         self.model_path = model_path
-        self._live: Live | None = None
+        self.live: Live | None = None
         self._given: dict[str, Any] = {}
 
     @property
@@ -63,7 +66,7 @@ class Engine:
             for name, part in parts.items():
                 stack.enter_context(part.pin(plan[name], setup))
             live = self._live_for(arguments(self.case.engine, self.model_path) | setup.settings)
-            stack.callback(live.empty)
+            live.empty()
             given = company(self.case, setup.requests, setup.orders)
             settings = otherwise(self.case.engine, live.config, setup.settings)
             said = self._said(live, given, setup.contents)
@@ -74,12 +77,12 @@ class Engine:
             return drive.trace(plan, {name: value for name, value in seen.items() if value is not None}, fault)
 
     def _live_for(self, given: dict[str, Any]) -> Live:
-        if self._live is None or given != self._given:
-            if self._live is not None:
-                self._live.shutdown()
-                self._live = None
-            self._live, self._given = Live(given, self.model_path), given
-        return self._live
+        if self.live is None or given != self._given:
+            if self.live is not None:
+                self.live.shutdown()
+                self.live = None
+            self.live, self._given = Live(given, self.model_path), given
+        return self.live
 
     def _said(self, live: Live, given: Company, contents: str) -> dict[str, StandIn]:
         """Return ids for all others, or for those that need none {}: theirs are on record."""
