@@ -27,13 +27,13 @@ def departure(step: int, recorded: Composition, ran: Composition, arrived: set[s
 def _difference(
     then: dict[str, tuple[int, int]], here: dict[str, tuple[int, int]], arrived: set[str]
 ) -> tuple[str, str]:
+    if absent := [name for name in then if name not in arrived]:  # it explains what else moved in its step
+        return f"{absent[0]} is missing", "an arrival that is not on record"
     for name, (scheduled, computed) in then.items():
         if name in here and here[name] == (scheduled, computed):
             continue
         if name not in here:
-            if name not in arrived:
-                return f"{name} is missing", "an arrival that is not on record"
-            return f"{name} did not run", "another KV pool, fewer rows, or an order that is not on record"
+            return f"{name} did not run", "a smaller KV pool or row limit, or an order that is not on record"
         tokens, before = here[name]
         if before != computed and before + tokens == computed + scheduled:
             hit = "colder" if before < computed else "warmer"
@@ -43,5 +43,5 @@ def _difference(
             return f"{name} had {before} tokens computed, on record {computed}", lost
         return f"{name} got {tokens} tokens, on record {scheduled}", "another chunk budget (max_num_batched_tokens)"
     if extra := [name for name in here if name not in then]:
-        return f"{extra[0]} ran, on record it did not", "an end that is not on record, more rows, or async scheduling"
+        return f"{extra[0]} ran, on record it did not", "a larger KV pool or row limit, or async scheduling"
     return "the rows stand in another order", "an order of arrival that is not on record"

@@ -106,11 +106,11 @@ def test_an_answer_that_a_later_prompt_goes_on_from_is_forced():
     ("ran", "arrived", "settings", "says"),
     [
         ((("i", 3, 0),), {"i"}, (), "a is missing; likely an arrival that is not on record"),
-        ((("i", 3, 0),), {"a", "i"}, (), "a did not run; likely another KV pool"),
+        ((("i", 3, 0),), {"a", "i"}, (), "a did not run; likely a smaller KV pool"),
         ((("a", 3, 2), ("i", 3, 0)), {"a", "i"}, (), "a warmer prefix cache"),
         ((("a", 5, 4), ("i", 3, 0)), {"a", "i"}, (), "a preemption that is not on record"),
         ((("a", 4, 0), ("i", 3, 0)), {"a", "i"}, (), "a got 4 tokens, on record 5; likely another chunk budget"),
-        ((*ROWS, ("z", 1, 1)), {"a", "i", "z"}, (), "z ran, on record it did not"),
+        ((*ROWS, ("z", 1, 1)), {"a", "i", "z"}, (), "z ran, on record it did not; likely a larger KV pool"),
         (ROWS[::-1], {"a", "i"}, (), "another order"),
         (
             (("a", 4, 0), ("i", 3, 0)),

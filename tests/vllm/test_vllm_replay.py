@@ -21,7 +21,7 @@ from replay.coverage import variables
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("default")]
 
-FLAGS = ("--enable-prefix-caching", "--block-size", "32", "--num-gpu-blocks-override", "24",
+FLAGS = ("--max-model-len", "512", "--enable-prefix-caching", "--block-size", "32", "--num-gpu-blocks-override", "24",
          "--max-num-batched-tokens", "64", "--max-num-seqs", "8")  # fmt: skip
 BEGINNING = [7 * at % 200 + 5 for at in range(64)]
 """Two blocks that half of the prompts share."""
@@ -54,7 +54,7 @@ async def ask(port):
             common = {"model": "tiny", "prompt": ids, "temperature": 0, "extra_body": body}
             headers = {"X-Request-Id": f"r{at:02d}"}
             if at % 10 == 7:
-                stream = await client.completions.create(max_tokens=400, stream=True, extra_headers=headers, **common)
+                stream = await client.completions.create(max_tokens=200, stream=True, extra_headers=headers, **common)
                 await anext(aiter(stream))
                 await stream.close()
             else:
@@ -134,8 +134,14 @@ def other_budget(case):
 
 
 def late(case):
+    first = {}
+    for step, rows in case.incident.window.schedule:
+        for row in rows:
+            first.setdefault(row[0], step)
     requests = list(case.incident.window.requests)
-    requests[-1] = dataclasses.replace(requests[-1], arrival_step=requests[-1].arrival_step + 2)
+    at = next(at for at, one in enumerate(requests) if one.arrival_step == first.get(one.req_id) > 0)
+    requests[at] = dataclasses.replace(requests[at], arrival_step=requests[at].arrival_step + 3)
+    requests.sort(key=lambda one: one.arrival_step)
     window = dataclasses.replace(case.incident.window, requests=tuple(requests))
     return dataclasses.replace(case, incident=dataclasses.replace(case.incident, window=window))
 
@@ -143,7 +149,7 @@ def late(case):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (other_pool, "another KV pool"),
+        (other_pool, "a larger KV pool"),
         (other_budget, "max_num_batched_tokens"),
         (late, "an arrival that is not on record"),
     ],
