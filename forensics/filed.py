@@ -163,17 +163,26 @@ def _neighbours(part: dict[str, Any]) -> Iterator[str]:
     """Yield who carries the difference, and whether it matters what they say."""
     if not part:
         return
-    few, what = [_text(one) for one in _list(part.get("fewest"))], "bits" if part.get("carry") == "bits" else "token"
-    least = "none of them can be left out" if part.get("minimal") is True else "fewer might do"
+    few, arm = [_text(one) for one in _list(part.get("fewest"))], _text(part.get("arm"))
     named = ", ".join(few[:3]) + (f" and {len(few) - 3} more" if len(few) > 3 else "")
-    yield (
-        f"{len(few)} of {_text(part.get('of'))} neighbours suffice for the {_text(part.get('arm'))}'s {what}: {named} "
-        f"({least}); without them the bits are those of: {_text(part.get('removed')) or 'not tried'}; "
-        f"{_text(part.get('detail'))}"
-    )
-    matter = {True: "changes the bits", False: "changes no bit"}.get(part.get("contents_matter"))  # type: ignore[arg-type]
-    if matter:
-        yield f"what the neighbours say {matter}: random ids of equal length, sharing and output length were tried"
+    what = "bits" if part.get("carry") == "bits" else "token, though not for its bits"
+    least = "" if part.get("minimal") is True else " (fewer might do)"
+    removed = _text(part.get("removed"))
+    without = {
+        "": "what comes out without is not known",
+        "neither": "without, neither arm's bits come out",
+        arm: f"without, the {arm}'s bits come out all the same: others carry the difference as well",
+    }.get(removed, f"without, the {removed}'s bits come out")
+    count = f"{len(few)} of {_text(part.get('of'))} other requests"
+    yield f"{count} are enough for the {arm}'s {what}: {named}{least}; {without}; {_text(part.get('detail'))}"
+    matters = part.get("contents_matter")
+    if isinstance(matters, bool):
+        yield (
+            f"what the others say {'changes the bits' if matters else 'changes no bit'}: random ids of equal length, "
+            "sharing and output length were tried"
+        )
+    elif part.get("contents") == "random":
+        yield "the others' ids were withheld: random ids of equal length, sharing and output length stood in for them"
 
 
 def _trial(one: dict[str, Any]) -> Trial:

@@ -160,7 +160,11 @@ class Case:
 
     def to_json(self) -> str:
         """Return the document form, keys sorted, so that equal cases are equal bytes."""
-        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False, indent=1) + "\n"
+        document = asdict(self)
+        for arm in (document["incident"], document["reference"]):
+            if arm["window"] is None:
+                del arm["window"]  # cases without one keep the digest that filed verdicts cite
+        return json.dumps(document, sort_keys=True, ensure_ascii=False, indent=1) + "\n"
 
     def sha256(self) -> str:
         """Return the digest of the document form: what a verdict cites."""

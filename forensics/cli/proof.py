@@ -67,7 +67,7 @@ def replay(
     ] = None,
     against: Against = None,
     model: Annotated[Path | None, typer.Option("--model", help="Folder of the model, if not where it was.")] = None,
-    python: Annotated[str, typer.Option("--python", help="Interpreter with torch and transformers.")] = sys.executable,
+    python: Annotated[str, typer.Option("--python", help="Interpreter with torch and the engine.")] = sys.executable,
     timeout: Annotated[
         float, typer.Option("--timeout", parser=above_zero, help="Seconds that one trial may take.")
     ] = 600.0,
@@ -109,7 +109,7 @@ def replay(
 
 @app.command(
     epilog=examples(
-        "forensics whatif REQ --without OTHER,ANOTHER --model MODEL --python /srv/venv/bin/python",
+        "forensics whatif REQ --without OTHER,ANOTHER --python /srv/venv/bin/python",
         "forensics whatif REQ --later OTHER=20 --shorter ANOTHER=8 --model MODEL",
     )
 )

@@ -53,7 +53,7 @@ class Engine:
     def run(self, treatment: Treatment) -> Trace:
         """Return what the treatment gives, or a refused trace."""
         if treatment.history is not None:
-            return Trace(treatment.plan, refused="keys and values are not moved between runs of vLLM")
+            return Trace(treatment.plan, refused="this version does not carry them between runs of vLLM")
         try:
             return self._run(treatment.plan)
         except Unpinnable as reason:
