@@ -44,7 +44,7 @@ def test_limits_in_force_and_their_change(exercised):
 def test_what_the_prefix_cache_took_in_and_gave_up(exercised):
     result, lines, _ = exercised
     (reset,) = of(lines, "event", "prefix_cache_reset")
-    assert reset["detail"] == {"done": True}
+    assert reset["detail"] == {"done": True, "reset_running_requests": False}
     batches = of(lines, "batch")
     evicted = {batch["engine_step"]: batch["kv_blocks_evicted"] for batch in batches}
     events = {event["engine_step"]: event["detail"]["blocks"] for event in of(lines, "event", "eviction")}
