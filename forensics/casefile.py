@@ -6,14 +6,13 @@ Only here do the log's records become replay's nouns; `replay` itself knows noth
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from forensics.errors import INCONCLUSIVE, ForensicsError
-from forensics.windows import alone, caches_prefixes, window
-from replay.case import Arm, Case, Plan, Row, TokenStep, Window
+from forensics.stepwise import STEPWISE, with_windows, withheld
+from replay.case import Arm, Case, Plan, Row, TokenStep
 
 if TYPE_CHECKING:
     from forensics.evidence import Evidence
@@ -29,9 +28,6 @@ ARCHITECTURE = ("num_layers", "num_heads", "num_kv_heads", "hidden_size", "vocab
 
 ALONE = {"batch.rows": "1", "batch.row": "0", "batch.left_pad": "0", "batch.mask_path": "implicit"}
 """What a synthetic reference changes of the incident's plan: the request by itself, nothing else."""
-
-STEPWISE = ("vllm",)
-"""Engines that compose each launch anew: their cases carry windows."""
 
 
 def build_case(store: Store, incident: Incident) -> Case:
@@ -62,8 +58,8 @@ def build_case(store: Store, incident: Incident) -> Case:
     else:
         other = _arm(store, reference, incident)
     if target.engine["engine"] in STEPWISE:
-        arm, other = _with_windows(store, incident, arm, other)
-        notes += _withheld(arm, other)
+        arm, other = with_windows(store, incident, arm, other)
+        notes += withheld(arm, other)
     return Case(
         x_digest=target.x_digest() or "",
         token_ids=tuple(ids),
@@ -79,68 +75,6 @@ def build_case(store: Store, incident: Incident) -> Case:
 
 def _synthetic(arm: Arm) -> Arm:
     return Arm(run_id="synthetic", req_id="alone", plan=arm.plan | _alone(arm.plan), synthetic=True)
-
-
-def _with_windows(store: Store, incident: Incident, arm: Arm, other: Arm) -> tuple[Arm, Arm]:
-    """Return the arms with all that their engines took in, and as plans what can be exchanged between such engines."""
-    flip, ours = incident.flip, incident.target
-    own = window(store, ours, _engine_step(ours, flip.target_step if flip else None))
-    if incident.reference is None:
-        theirs, other = alone(own, arm.req_id), replace(other, req_id=arm.req_id)
-    else:
-        step = flip.reference_step if flip else None
-        theirs = window(store, incident.reference, _engine_step(incident.reference, step))
-    lacks_ids = any(one.token_ids is None for one in (*own.requests, *theirs.requests))
-    contents = {"company.contents": "random"} if lacks_ids else {}
-    engines = _engine_plan(ours), _engine_plan(incident.reference or ours)
-    return (
-        replace(arm, window=own, plan=company_plan("incident", own) | engines[0] | contents),
-        replace(other, window=theirs, plan=company_plan("reference", theirs) | engines[1] | contents),
-    )
-
-
-def company_plan(arm: str, window: Window) -> Plan:
-    """Return what reached the engine besides the request, as factors: other requests, and orders from outside."""
-    orders = any(one.what != "abort" for one in window.orders)
-    others = len(window.requests) > 1
-    return {"company.requests": arm if others else "alone", "engine.orders": arm if orders else "none"}
-
-
-def _engine_step(evidence: Evidence, step: int | None) -> int:
-    """Return the engine step of a request's step, of its last one for None."""
-    steps = evidence.steps if step is None else evidence.steps.filter(pl.col("step") == step)
-    numbers = steps["engine_step"].drop_nulls()
-    if numbers.is_empty():
-        raise ForensicsError(
-            f"request {evidence.name!r} cannot be executed again: not on record is engine_step of its steps",
-            INCONCLUSIVE, "ingest the file that holds its step records",
-        )  # fmt: skip
-    return int(numbers.max())  # type: ignore[arg-type]
-
-
-def _engine_plan(evidence: Evidence) -> Plan:
-    """Return the settings of the run's engine that decide how launches are composed; those on record."""
-    engine = evidence.engine or {}
-    configured = json.loads(engine.get("config") or "{}").get("scheduler_config") or {}
-    limits = configured | json.loads(engine.get("scheduler_limits") or "{}")
-    found = {
-        "engine.token_budget": limits.get("max_num_batched_tokens"),
-        "engine.max_rows": limits.get("max_num_seqs"),
-        "engine.kv_blocks": engine.get("kv_blocks_total"),
-        "engine.prefix_cache": str(caches_prefixes(engine)).lower(),
-    }
-    return {name: str(value) for name, value in found.items() if value is not None}
-
-
-def _withheld(arm: Arm, other: Arm) -> list[str]:
-    """Say whose ids are not on record: random ones of equal length and sharing stand in for them."""
-    if "company.contents" not in arm.plan:
-        return []
-    windows = [one.window for one in (arm, other) if one.window is not None]
-    count = sum(one.token_ids is None for window in windows for one in window.requests)
-    return [
-        f"the ids of {count} neighbours are not on record: random ids of equal length and sharing stand in for them"
-    ]
 
 
 def _alone(plan: Plan) -> Plan:

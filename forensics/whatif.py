@@ -10,10 +10,11 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from forensics.casefile import build_case, company_plan
+from forensics.casefile import build_case
 from forensics.errors import USAGE, ForensicsError
 from forensics.evidence import gather
 from forensics.incident import Incident, find_request
+from forensics.stepwise import company_plan
 from forensics.text import printable
 from forensics.timeline import Thresholds
 from replay.case import Arm, Case, Window

@@ -23,9 +23,13 @@ REFUSED = (
 )  # fmt: skip
 """Setting that is on → what this version does not replay."""
 PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "decode_context_parallel_size")
-NOT_PLAIN = ("structured_outputs", "lora", "bad_words", "extra_args", "thinking_token_budget", "repetition_detection",
-             "watermarking", "trace_decode_token_ids")  # fmt: skip
-"""Members of a decode configuration that the engine core alone cannot apply."""
+PLAIN = (
+    "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty",
+    "max_tokens", "min_tokens", "ignore_eos", "stop_token_ids", "logit_bias", "allowed_token_ids",
+)  # fmt: skip
+"""Decode settings that the engine core itself applies, without a tokenizer or a random generator."""
+ASIDE = ("stop",)
+"""Stop strings are found outside of the engine core, which is told to abort: the abort is on record by itself."""
 INHERITED = {
     "OMP_NUM_THREADS": r"[0-9]{1,4}", "OMP_WAIT_POLICY": r"\w+", "GOMP_SPINCOUNT": r"\w+",
     "VLLM_CPU_OMP_THREADS_BIND": r"[\w,|-]+", "VLLM_BATCH_INVARIANT": r"[01]", "MKL_CBWR": r"[\w,]+",
@@ -49,7 +53,7 @@ def uncovered(case: Case, config: dict[str, Any]) -> str | None:
     parallel = {name: _setting(config, f"parallel_config.{name}") for name in PARALLEL}
     if split := [f"{name}={size}" for name, size in parallel.items() if isinstance(size, int) and size > 1]:
         return f"the engine ran with {', '.join(split)}; this version replays one worker"
-    if odd := [name for name in NOT_PLAIN if case.decode_cfg.get(name)]:
+    if odd := sorted(case.decode_cfg.keys() - {*PLAIN, *ASIDE}):
         return f"the request used {', '.join(odd)}; this version does not replay that"
     if _second_runner(case.engine):
         return "the engine ran vLLM's V2 model runner; this version replays the first"
@@ -68,6 +72,11 @@ def reservations(case: Case, config: dict[str, Any]) -> Iterator[str]:
     everybody = [one for window in windows for one in window.requests]
     if sampled := {one.req_id for one in everybody if one.decode_cfg.get("temperature")}:
         yield f"{len(sampled)} other requests were sampled: greedy answers of equal length stand in for theirs"
+
+
+def plain(decode_cfg: dict[str, Any]) -> bool:
+    """Return whether a request's own tokens can be brought back: greedy, and nothing that needs a tokenizer."""
+    return decode_cfg.get("temperature") == 0 and not (decode_cfg.keys() - {*PLAIN, *ASIDE})
 
 
 def variables(case: Case) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from replay.coverage import PLAIN
 from replay.engines import vllm_core
 from replay.engines import vllm_records as records
 from replay.engines.vllm_forced import FORCED, ForcedAnswer
@@ -19,13 +20,6 @@ if TYPE_CHECKING:
 
     from replay.case import Asked, Order
 
-PLAIN = (
-    "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty",
-    "max_tokens", "min_tokens", "ignore_eos", "stop_token_ids", "logit_bias", "allowed_token_ids",
-)  # fmt: skip
-"""Decode settings that the engine core itself applies, without a tokenizer or a random generator."""
-ASIDE = ("stop",)
-"""Stop strings are found outside of the engine core, which is told to abort: the abort is on record by itself."""
 LIMITS = {"max_num_batched_tokens": "max_num_scheduled_tokens", "max_num_seqs": "max_num_running_reqs"}
 """Limit as recorded → attribute of the scheduler that holds it."""
 
@@ -131,11 +125,6 @@ class Live:
     def shutdown(self) -> None:
         """End the engine, so that another one can be built in this process."""
         self.core.shutdown()
-
-
-def plain(decode_cfg: dict[str, Any]) -> bool:
-    """Return whether a request's own tokens can be brought back: greedy, and nothing that needs a tokenizer."""
-    return decode_cfg.get("temperature") == 0 and not (decode_cfg.keys() - {*PLAIN, *ASIDE})
 
 
 def _eos_token_id(model_path: str) -> int | None:

@@ -12,20 +12,18 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from replay.company import Company, company, recorded
-from replay.departure import departure
 from replay.engines.child import answer
-from replay.engines.vllm_live import Live, plain
+from replay.engines.vllm_drive import Drive
+from replay.engines.vllm_live import Live
 from replay.engines.vllm_rebuild import arguments, otherwise
-from replay.engines.vllm_setup import Evidence, Setup
+from replay.engines.vllm_setup import Setup
 from replay.engines.vllm_worker import HASH_LOGITS
 from replay.factors import Unpinnable, factor
 from replay.stand_in import StandIn, stand_ins
 from replay.trial import Trace, Treatment
 
 if TYPE_CHECKING:
-    from replay.case import Asked, Case, Composition
-
-Schedule = dict[int, "Composition"]
+    from replay.case import Case
 
 
 class Engine:
@@ -103,116 +101,6 @@ def _hits(case: Case, name: str) -> dict[str, int]:
         for req_id, _scheduled, computed in rows:
             found.setdefault(req_id, computed)
     return found
-
-
-class Drive:
-    """One trial: inputs before the steps where they belong, one step after the other, up to the last token wanted."""
-
-    def __init__(
-        self, live: Live, given: Company, said: dict[str, StandIn], record: tuple[int, Schedule], settings: list[str]
-    ) -> None:
-        self.live, self.notes, self.given, self.said = live, live.notes, given, said
-        (self.arrival, self.schedule), self.settings = record, settings
-        self.origin = given.origin
-        self.compared = 0
-        self.departed: str | None = None
-        self._arrived: set[str] = set()
-
-    def until(self, tokens: int) -> str | None:
-        """Step until the target has so many tokens, has ended, or left the record; return why it gave nothing."""
-        pending = list(self.given.inputs)
-        scheduler = self.live.scheduler
-        idle = 0
-        while self.departed is None:
-            step = self.live.observer.engine_step + self.origin
-            while pending and pending[0].step <= step:
-                self._take(pending.pop(0))
-            if not scheduler.has_unfinished_requests():
-                if self.given.target in self._arrived:
-                    return None
-                self.live.observer.engine_step = pending[0].step - self.origin  # nobody is there until then
-                continue
-            _, ran = self.live.core.step()
-            idle = 0 if ran else idle + 1
-            if ran:
-                self._compare()
-            elif idle > 1:  # a step without rows only tells the runner who has left
-                return f"the engine scheduled nothing at step {step} after the request's arrival"
-            if len(self.notes.tokens(self.given.target)) >= tokens or self._ended():
-                return None
-        return None
-
-    def _ended(self) -> bool:
-        return self.given.target in self._arrived and self.given.target not in self.live.scheduler.requests
-
-    def _take(self, one: Any) -> None:
-        if one.order is not None:
-            self.live.order(one.order)
-            return
-        asked: Asked = one.asked
-        self._arrived.add(asked.req_id)
-        if asked.req_id == self.given.target:
-            self.live.admit(asked, asked.token_ids or ())
-        elif stand_in := self.said.get(asked.req_id):
-            self.live.admit(asked, stand_in.token_ids, forced=stand_in.forced, by_length=True)
-        else:
-            self.live.admit(asked, asked.token_ids or (), by_length=not plain(asked.decode_cfg))
-
-    def _compare(self) -> None:
-        step = self.notes.last
-        then, here = self.schedule.get(step + self.origin), self.notes.composition(step)
-        if then is None:
-            return
-        if then == here:
-            self.compared += 1
-        else:
-            self.departed = departure(self.arrival + self.origin + step, then, here, self._arrived, self.settings)
-
-    def evidence(self, case: Case, setup: Setup) -> Evidence:
-        """Return what was seen, for the factors to be read back from."""
-        notes, live = self.notes, self.live
-        arrivals = [one for one in notes.requests if "arrival_step" in one]
-        rows = list(notes.steps.values())
-        return Evidence(
-            case=case, company=self.given, requests=setup.requests, orders=setup.orders,
-            arrived=[(one["req_id"], one["arrival_step"], one["effective_tokens"], one["effective_token_ids_sha256"])
-                     for one in arrivals],
-            ordered=[(one["what"], one["engine_step"]) for one in notes.events
-                     if one["what"] in ("prefix_cache_reset", "batch_limit_change")],
-            last_step=notes.last + self.origin, origin=self.origin, limits=live.limits,
-            launch_tokens=max((sum(one["num_scheduled_tokens"] for one in step) for step in rows), default=0),
-            rows=max(map(len, rows), default=0),
-            kv_blocks=live.pool.num_gpu_blocks, caching=bool(live.pool.enable_caching),
-            cached_tokens=sum(one.get("num_cached_tokens") or 0 for step in rows for one in step),
-            hidden_dtype=live.hidden_dtype,
-        )  # fmt: skip
-
-    def trace(self, plan: dict[str, str], observed: dict[str, str], fault: str | None) -> Trace:
-        """Return the target's tokens and logits."""
-        got = self.notes.tokens(self.given.target)
-        faults = self.notes.faults()
-        failed = fault or (f"logits could not be read: {faults[0]}" if faults else None)
-        last = self.notes.composition(self.notes.last) if self.notes.last >= 0 else ()
-        return Trace(
-            plan=plan,
-            tokens=tuple(one["token_id"] for one in got),
-            logits_sha256=tuple(one["logits_sha256"] for one in got),
-            top_token_ids=tuple(tuple(one["top_token_ids"]) for one in got),
-            top_logits=tuple(tuple(one["top_logits"]) for one in got),
-            observed=observed,
-            failed=failed,
-            departure=self.departed,
-            details={
-                "engine_steps": self.notes.last + 1,
-                "steps_as_recorded": self.compared,
-                "requests": len(self._arrived),
-                "rows": len(last),
-                "launch_tokens": sum(row[1] for row in last),
-                "preemptions": sum(one["what"] == "preemption" for one in self.notes.events),
-                "logit_dtype": got[-1]["logit_dtype"] if got else None,
-                "settings_otherwise": self.settings,
-            },
-        )
 
 
 def main() -> int:
