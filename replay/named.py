@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from replay.exchange import Swap, covered
+from replay.exchange import Swap, covered, pin_not_taken
 from replay.implied import gemm_rows
 from replay.search import NOTHING_DIFFERS, unsettled, whole_plan, without_one
 from replay.tokens import null_pins, weigh_tokens
@@ -14,6 +14,7 @@ from replay.verdict import Found
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from replay.trial import Trace
     from replay.workbench import Bench
 
 
@@ -67,7 +68,21 @@ def _extra_trials(bench: Bench, values: dict[str, str]) -> list[str]:
     text = ", ".join(f"{name}={value}" for name, value in sorted(values.items()))
     traces = [bench.trial(f"observed: {arm} with {text}", plan | values) for arm, plan in arms]
     refused = [f"{text} was refused: {trace.missing}" for trace in traces if trace.missing]
-    return [f"{text} is the value of neither arm: its trials are observations, not part of the proof", *refused]
+    seen = [
+        f"with {text} the {arm} gives {_whose(bench, trace)}"
+        for (arm, _), trace in zip(arms, traces, strict=True)
+        if not trace.missing and not pin_not_taken(trace)
+    ]
+    return [f"{text} is the value of neither arm: its trials are observations, not part of the proof", *refused, *seen]
+
+
+def _whose(bench: Bench, trace: Trace) -> str:
+    """Return whose tokens and bits an observation gave."""
+    for name, arm in zip(("incident", "reference"), bench.arms, strict=True):
+        if trace.same_tokens(arm, bench.count):
+            bits = "bits" if trace.same_bits(arm, bench.count) else "tokens, in other bits"
+            return f"the {name}'s {bits}"
+    return "neither arm's tokens"
 
 
 def _judge(bench: Bench, swap: Swap) -> Found:

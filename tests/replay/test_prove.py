@@ -150,6 +150,7 @@ def test_a_value_of_neither_arm_runs_as_an_observation_and_proves_nothing_by_its
     assert verdict.outcome == "proven"
     assert INCIDENT | {"gemm.k_split": "2"} in world.kept
     assert any("the value of neither arm" in limit for limit in verdict.limits)
+    assert any(limit.startswith("with ") and "gives neither arm's tokens" in limit for limit in verdict.limits)
 
 
 @pytest.mark.parametrize("pin", ["incident", "reference"])
