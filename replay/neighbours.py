@@ -1,6 +1,6 @@
 """Which of the others carry the difference, and whether it matters what they say.
 
-Delta debugging over the requests around the target (Zeller and Hildebrandt, 2002), by bits; where all are needed for
+Halves of the requests around the target are dropped as long as the rest carries it, by bits; where all are needed for
 these, by the token. Then the other direction: only these are taken away. Standard library.
 """
 
@@ -46,7 +46,7 @@ class _Crowd:
         self.own, self.theirs = bench.arms if name == "incident" else bench.arms[::-1]
         shared = _shared_steps(arm, window)
         ids = {at: window.requests[at].req_id for at in window.others(arm.req_id)}
-        self.others = tuple(sorted(ids, key=lambda at: (shared[ids[at]], at)))
+        self.others = tuple(sorted(ids, key=lambda at: (shared[ids[at]], at)))  # who shared least is dropped first
 
     def judged(self) -> Neighbours:
         limit = self.bench.limit

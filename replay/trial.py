@@ -58,8 +58,8 @@ class Trace:
     refused: out of memory, a crash, no answer in time. observed: factor → value read back by another path than the
     pin; details: the launch and kernels as seen; stopped: output position at which it was ended, since a token up to
     there did not come from the logits that it had to give; contrast: float64 h·(w_a − w_b) at the flip, from the final
-    hidden state and the output rows of the incident's and the reference's token, in logits. departure:
-    where the execution left the recorded schedule, and why that may be; it ends there.
+    hidden state and the output rows of the incident's and the reference's token, in logits. departure: where the
+    execution left the recorded schedule, and why that may be; it ends there.
     """
 
     plan: Plan
