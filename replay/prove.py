@@ -17,7 +17,7 @@ from replay.effects import effects
 from replay.history import history_or_step
 from replay.implied import SOURCES, gemm_rows, refine
 from replay.named import hold_named, judge_named
-from replay.neighbours import neighbours
+from replay.neighbours import MOST, neighbours
 from replay.races import repeat_all, weigh_race
 from replay.rounding import rounding_or_bug
 from replay.search import EXHAUSTIVE, smallest
@@ -102,7 +102,8 @@ def _announce(bench: Bench, *, named: bool) -> None:
     names = bench.factors()
     cells = 2 * (len(names) + 2) if named else 2 ** len(names) if len(names) <= EXHAUSTIVE else MAX_TRIALS
     by_rows = bool(set(names) & set(SOURCES))
-    most = MAX_TRIALS if by_rows else min(MAX_TRIALS, 3 + cells + 24)
+    crowd = MOST if bench.case.incident.window else 0
+    most = MAX_TRIALS if by_rows else min(MAX_TRIALS, 3 + cells + crowd + 24)
     likely = f"about {min(most, 10 + cells)}"
     if by_rows:
         likely += f", or {min(most, 2 * (10 + cells))} where M of the GEMMs takes part"
