@@ -1,4 +1,4 @@
-"""Run a request again under a plan, in static padded batches of transformers; and `install`, the recorder.
+"""Run a request again under a plan, in padded or packed launches of transformers; and `install`, the recorder.
 
 `python -m replay.engines.transformers` is the child of replay/children.py: lines of JSON in, a line of JSON out each.
 """
@@ -14,12 +14,13 @@ from typing import Any
 
 from replay.case import Case, CaseError, Plan
 from replay.casefile import case_from
-from replay.engines.transformers_history import CacheSwitch, Enough, Snapshot
+from replay.engines.transformers_history import CacheSwitch, Enough, PagedSwitch, Snapshot
 from replay.engines.transformers_hooks import Call
 from replay.engines.transformers_hooks import install as watch
 from replay.engines.transformers_launch import PaddedBatch, build, prefilled
 from replay.engines.transformers_linear import forced
 from replay.engines.transformers_model import Models, out_of_memory
+from replay.engines.transformers_packed import PackedBatch, is_packed
 from replay.engines.transformers_record import install, plan_facts, request_ids
 from replay.engines.transformers_trial import Trial
 from replay.factors import Setup, Unpinnable, factor
@@ -76,15 +77,18 @@ class Engine:
             for name in sorted(plan, key=lambda name: (name != "dtype.weights", name)):
                 stack.enter_context(factor(name).pin(plan[name], setup))
             stack.enter_context(forced(setup))
-            batch = build(self.case, setup)
+            batch = PackedBatch(self.case, setup) if is_packed(setup) else build(self.case, setup)
             trial = Trial(self.case, batch, setup)
             stack.callback(trial.end)
-            change = None
+            change: CacheSwitch | PagedSwitch | None = None
             if switch is not None:
-                change = CacheSwitch(switch, batch.padding, batch.row, snapshot)
+                change = batch.switch(switch, snapshot)
                 stack.callback(setup.model.register_forward_pre_hook(change, with_kwargs=True).remove)
             try:
-                self._generate(batch, setup, trial)
+                if isinstance(batch, PackedBatch):
+                    batch.run(trial)
+                else:
+                    self._generate(batch, setup, trial)
             except Enough:
                 assert change is not None
                 return change.taken

@@ -17,6 +17,7 @@ from replay.factors import PROFILED_PASSES, Evidence, Setup
 if TYPE_CHECKING:
     from replay.case import Case
     from replay.engines.transformers_launch import PaddedBatch
+    from replay.engines.transformers_packed import PackedBatch
 
 TOP = 4
 SHAPED = {*PRODUCTS, "aten::embedding", "aten::scaled_dot_product_attention"}
@@ -24,9 +25,9 @@ SHAPED = {*PRODUCTS, "aten::embedding", "aten::scaled_dot_product_attention"}
 
 
 class Trial:
-    """Listens to one `generate` call; also to passes of the prompt before it."""
+    """Listens to one `generate` call, also to passes of the prompt before it; or to the launches of a schedule."""
 
-    def __init__(self, case: Case, batch: PaddedBatch, setup: Setup) -> None:
+    def __init__(self, case: Case, batch: PaddedBatch | PackedBatch, setup: Setup) -> None:
         self.case, self.batch, self.model = case, batch, setup.model
         self.evidence = Evidence(
             row=batch.row, target=case.token_ids, neighbours=batch.recorded, linear=setup.product,
@@ -68,7 +69,7 @@ class Trial:
         self._scopes.callback(module.register_forward_hook(leave, always_call=True).remove)
 
     def _keep_hidden(self, _module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-        self._hidden = inputs[0][self.batch.row, -1].detach()
+        self._hidden = self.batch.hidden(inputs[0]).detach()
         self.evidence.hidden_dtype = dtype_name(inputs[0].dtype)
 
     def launched(self, launch: Launch) -> None:
@@ -78,7 +79,7 @@ class Trial:
     def chosen(self, tokens: torch.Tensor, done: torch.Tensor) -> None:
         """Take the request's token and logits; the profiler stops after the first passes."""
         launch = self.evidence.launches[-1]
-        if self.profiler is not None and len(self.evidence.launches) == PROFILED_PASSES:
+        if self.profiler is not None and len(self.evidence.launches) >= PROFILED_PASSES:
             self.close()
         if self.finished:
             return
