@@ -17,7 +17,7 @@ from replay.casefile import case_from
 from replay.engines.transformers_history import CacheSwitch, Enough, PagedSwitch, Snapshot
 from replay.engines.transformers_hooks import Call
 from replay.engines.transformers_hooks import install as watch
-from replay.engines.transformers_launch import PaddedBatch, build, prefilled
+from replay.engines.transformers_launch import KNOWN_CONFIG, PaddedBatch, build, prefilled
 from replay.engines.transformers_linear import forced
 from replay.engines.transformers_model import Models, out_of_memory
 from replay.engines.transformers_packed import PackedBatch, is_packed
@@ -28,8 +28,6 @@ from replay.host import facts, torch_facts
 from replay.trial import OUT_OF_MEMORY, Trace, Treatment
 
 __all__ = ["Engine", "install", "main", "plan_facts", "request_ids"]
-
-KNOWN_CONFIG = ("temperature", "max_tokens", "stop_token_ids")
 
 
 class Engine:

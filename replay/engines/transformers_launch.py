@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from replay.engines.transformers_history import Snapshot
 
 FILLER_SEED = 0
+KNOWN_CONFIG = ("temperature", "max_tokens", "stop_token_ids")
+"""Parts of a decode configuration that every greedy trial applies."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from replay.case import launch_fault
 from replay.engines.transformers_attention import own_attention
 from replay.engines.transformers_history import PagedSwitch
 from replay.engines.transformers_hooks import Launch
+from replay.engines.transformers_launch import FILLER_SEED, KNOWN_CONFIG
 from replay.engines.transformers_schedule import OWN, PackedRow, launches, own_row, packed
 from replay.factors import Packed, Setup, Unpinnable
 
@@ -26,9 +27,8 @@ if TYPE_CHECKING:
     from replay.engines.transformers_schedule import Launch as Rows
     from replay.engines.transformers_trial import Trial
 
-FILLER_SEED = 0
 PAGE = 32
-KNOWN_CONFIG = {"temperature", "max_tokens", "stop_token_ids"}
+"""Tokens of a page: where keys and values lie decides nothing, they are gathered in order for every launch."""
 
 
 def is_packed(setup: Setup) -> bool:
@@ -77,6 +77,7 @@ class PackedBatch:
             name: packed(arm) for name, arm in arms.items() if arm.plan.get("batch.schedule", name) == name
         }
         with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
             processor = self._processor(stack)
             stack.callback(self.model.register_forward_hook(self._keep_logits).remove)
             if self.own_attention:
@@ -202,12 +203,8 @@ def _check(case: Case, setup: Setup) -> None:
     }  # fmt: skip
     for name, attribute in beside.items():
         if getattr(setup, attribute) != getattr(plain, attribute):
-            raise Unpinnable(
-                f"{name}: beside batch.schedule={setup.schedule}, which settles the launches, it is not set"
-            )
+            raise Unpinnable(f"{name}: batch.schedule={setup.schedule} settles the launches, so it cannot be set")
     if setup.attention == "eager":
-        raise Unpinnable("attention.backend=eager: beside a schedule this version has no eager attention")
-    if unknown := sorted(case.decode_cfg.keys() - KNOWN_CONFIG):
-        raise Unpinnable(
-            f"the decode configuration holds {', '.join(unknown)}, which packed launches do not apply here"
-        )
+        raise Unpinnable("attention.backend=eager: within a schedule this version has no eager attention")
+    if unknown := sorted(case.decode_cfg.keys() - set(KNOWN_CONFIG)):
+        raise Unpinnable(f"the decode configuration holds {', '.join(unknown)}, which cannot be applied here")
