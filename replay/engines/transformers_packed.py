@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from replay.case import launch_fault
+from replay.case import MAX_LAUNCH_TOKENS
 from replay.engines.transformers_attention import own_attention
 from replay.engines.transformers_history import PagedSwitch
 from replay.engines.transformers_hooks import Launch
@@ -118,8 +118,11 @@ class PackedBatch:
         for row in (row for rows in self.launches for row in rows):
             reach[row.req_id] = max(reach.get(row.req_id, 0), row.computed + row.tokens)
         widest = max(self._own_first().computed, *(sum(row.tokens for row in rows) for rows in self.launches))
-        if fault := launch_fault(1, max(widest, sum(reach.values()))):
-            raise Unpinnable(f"batch.schedule={self.setup.schedule}: {fault}")
+        if (held := sum(reach.values())) > MAX_LAUNCH_TOKENS:
+            raise Unpinnable(
+                f"batch.schedule={self.setup.schedule}: its requests hold keys and values of {held} tokens, above "
+                f"{MAX_LAUNCH_TOKENS}"
+            )
         config = ContinuousBatchingConfig(
             page_size=PAGE,
             num_blocks=sum(-(-length // PAGE) for length in reach.values()) + 1,

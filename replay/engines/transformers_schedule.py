@@ -76,6 +76,8 @@ def _recorded(case: Case, setup: Setup) -> list[Launch]:
     arm = case.incident if setup.schedule == "incident" else case.reference
     if not any(name == arm.req_id for _, rows in arm.schedule for name, _, _ in rows):
         raise Unpinnable(f"batch.schedule={setup.schedule}: the case holds no launches of that arm")
+    if any(tokens < 1 for _, rows in arm.schedule for _, tokens, _ in rows):
+        raise Unpinnable(f"batch.schedule={setup.schedule}: a row of its launches has no tokens")
     found: list[Launch] = []
     following: dict[str, int] = {}
     for _, rows in reversed(arm.schedule):

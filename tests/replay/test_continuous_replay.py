@@ -17,6 +17,7 @@ from transformers.generation.continuous_batching import offloading_manager
 from forensics.schedules import with_schedules
 from replay.case import Arm
 from replay.children import Children
+from replay.doctor import doctor_case
 from replay.engines.transformers import Engine, request_ids
 from replay.exchange import pin_not_taken
 from replay.prove import prove
@@ -126,11 +127,12 @@ def test_a_cached_prefix_is_computed_first_and_read_back(prompts, recorded, run)
     assert whole.observed["prefill.cached_prefix"] == "0"
 
 
-def test_the_requests_own_attention_in_company_is_that_of_the_request_alone(prompts, recorded, run):
-    """Where no product depends on how many rows it has, company acts through packed attention only."""
-    case = recorded(prompts, **ROOMY)[0]
-    company, kernel = case.incident.plan, {"attention.backend": "math"}
-    traces = [run(case, plan | kernel) for plan in (company, case.reference.plan)]
+@pytest.mark.parametrize("config", [ROOMY, CHUNKED], ids=["whole prompts", "prompts in pieces"])
+def test_the_requests_own_attention_in_company_is_that_of_the_request_alone(prompts, recorded, run, config):
+    """Where no product depends on how many rows it has, company acts through packed attention and chunks only."""
+    case = recorded(prompts, **config)[0]
+    company = case.incident.plan | {"attention.backend": "math"}
+    traces = [run(case, plan) for plan in (company, company | {"batch.schedule": "alone"})]
     assert [trace.observed["attention.backend"] for trace in traces] == ["math", "math"]
     assert len(traces[0].details["attention_operators"]) > len(traces[1].details["attention_operators"])
     layer = torch.nn.Linear(64, 64, dtype=torch.bfloat16)
@@ -200,8 +202,6 @@ def test_in_fp32_company_changes_no_token(prompts, recorded, run):
     ],
 )
 def test_what_a_schedule_does_not_have_is_refused(changes, says, model_path):
-    from replay.doctor import doctor_case
-
     engine = Engine(doctor_case(), str(model_path))
     try:
         trace = engine.run({"batch.schedule": "incident", "attention.backend": "paged"} | changes)
@@ -211,11 +211,20 @@ def test_what_a_schedule_does_not_have_is_refused(changes, says, model_path):
 
 
 def test_a_decode_configuration_that_is_not_applied_is_refused(model_path):
-    from replay.doctor import doctor_case
-
     engine = Engine(replace(doctor_case(), decode_cfg={"repetition_penalty": 1.3}), str(model_path))
     try:
         trace = engine.run({"batch.schedule": "incident", "attention.backend": "paged"})
     finally:
         engine.stop()
     assert "repetition_penalty" in (trace.refused or "")
+
+
+def test_a_schedule_of_a_whole_fleet_is_refused_before_it_takes_memory(model_path):
+    case = doctor_case()
+    crowd = tuple((step, (*rows, ("huge", 1, 1 << 20))) for step, rows in case.incident.schedule)
+    engine = Engine(replace(case, incident=replace(case.incident, schedule=crowd)), str(model_path))
+    try:
+        trace = engine.run({"batch.schedule": "incident", "attention.backend": "paged"})
+    finally:
+        engine.stop()
+    assert "keys and values of 1048" in (trace.refused or "")

@@ -92,6 +92,12 @@ def test_launches_of_another_prompt_are_refused():
         script(make_case(incident=CASE.incident))
 
 
+def test_a_row_without_tokens_is_refused():
+    empty = ((3, (("x", 0, 4), ("i", 6, 0))),)
+    with pytest.raises(Unpinnable, match="has no tokens"):
+        script(replace(CASE, incident=replace(CASE.incident, schedule=empty)))
+
+
 def observed(seen, **schedules):
     return factor("batch.schedule").observe(Evidence(packed=seen, schedules=schedules))
 
