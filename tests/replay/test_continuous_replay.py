@@ -171,7 +171,9 @@ def test_an_arm_with_a_known_cause_is_proven_and_its_company_is_refuted(prompts,
 
 def test_keys_and_values_go_between_pages_and_a_cache_of_one_request(prompts, recorded, run):
     case = recorded(prompts, **CHUNKED)[0]
-    packed, alone = case.incident.plan, case.reference.plan
+    packed = case.incident.plan
+    assert "," in packed["prefill.chunks"]
+    alone = case.reference.plan | {"prefill.chunks": packed["prefill.chunks"]}
     for plan in (packed, alone):
         own = run(case, Treatment(plan, history=plan, switch=4))
         assert own.logits_sha256 == run(case, plan).logits_sha256

@@ -52,7 +52,7 @@ def test_alone_is_the_request_by_itself():
 
 def test_a_prompt_in_one_piece_runs_where_it_ended_and_the_neighbours_stay():
     found = script(chunks=(6,))
-    assert own(found) == [(6, 0, True), (1, 6, True)]
+    assert [own([rows]) for rows in found] == [[], [(6, 0, True)], [(1, 6, True)]]
     assert others(found) == others(script())
 
 
