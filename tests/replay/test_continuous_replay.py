@@ -3,6 +3,7 @@
 Which tokens flip depends on the CPU; that every launch can be put in force again does not.
 """
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 from random import Random
@@ -49,6 +50,8 @@ def recorded(model, recording):
         finally:
             model.set_attn_implementation("sdpa")
         records = recording()
+        applied = {json.dumps(r["decode_cfg_applied"], sort_keys=True) for r in records if "decode_cfg_applied" in r}
+        assert len(applied) == 1, "one request is one request, however it is batched"
         cases = [case_of(records, f"req_{row}", f"alone-{row}") for row in range(len(prompts))]
         arms = [with_schedules(one.incident, one.reference, len(one.token_ids), one.flip_index) for one in cases]
         return [replace(one, incident=i, reference=r) for one, (i, r) in zip(cases, arms, strict=True)]
