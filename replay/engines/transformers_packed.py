@@ -73,6 +73,7 @@ class PackedBatch:
         """Run the launches until the request has its tokens."""
         evidence = trial.evidence
         arms = {"incident": self.case.incident, "reference": self.case.reference}
+        evidence.schedule = self.setup.schedule
         evidence.schedules = {
             name: packed(arm) for name, arm in arms.items() if arm.plan.get("batch.schedule", name) == name
         }

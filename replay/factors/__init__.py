@@ -128,8 +128,8 @@ class Evidence:
     num_splits among them; calls: the linear layers among them; kernels: names of device kernels; launches: every pass;
     row: where tokens were read; neighbours: the recorded ids of the other rows; hidden_dtype: of what reached the
     output head; packed: what reached the model in each launch of a schedule; schedules: arm → its launches on record;
-    linear: (role, x, weight) → x·Wᵀ as the layers of the role compute it, on `device` in `dtype`. `linear`, `report`
-    and `verbose` are asked for while everything is pinned.
+    schedule: the one that was asked for; linear: (role, x, weight) → x·Wᵀ as the layers of the role compute it, on
+    `device` in `dtype`. `linear`, `report` and `verbose` are asked for while everything is pinned.
     """
 
     operators: list[tuple[str, list[list[int]]]] = field(default_factory=list)
@@ -143,6 +143,7 @@ class Evidence:
     hidden_dtype: str | None = None
     packed: list[Packed] = field(default_factory=list)
     schedules: dict[str, list[Packed]] = field(default_factory=dict)
+    schedule: str | None = None
     linear: Callable[[str | None, Any, Any], Any] | None = None
     device: str = "cpu"
     dtype: str = "bfloat16"

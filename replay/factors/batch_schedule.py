@@ -14,13 +14,16 @@ def pin(value: str, setup: Setup) -> Iterator[None]:
 
 
 def observe(evidence: Evidence) -> str | None:
-    """Return whose launches they were, from the lengths that reached the model; None where two would look the same."""
+    """Return whose launches they were, from the lengths that reached the model; None where they are nobody's.
+
+    Launches that ended early can fit several: then it is the one that was asked for, if it is among them.
+    """
     if not evidence.packed:
         return "alone" if {launch.rows for launch in evidence.launches} == {1} else None
-    found = [arm for arm, recorded in evidence.schedules.items() if _follows(evidence.packed, recorded)]
+    fitting = [arm for arm, recorded in evidence.schedules.items() if _follows(evidence.packed, recorded)]
     if not any(launch.others() for launch in evidence.packed):
-        found.append("alone")
-    return found[0] if len(found) == 1 else None
+        fitting.append("alone")
+    return evidence.schedule if evidence.schedule in fitting else next(iter(fitting), None)
 
 
 def _follows(seen: list[Packed], recorded: list[Packed]) -> bool:

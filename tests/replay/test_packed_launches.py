@@ -98,8 +98,8 @@ def test_a_row_without_tokens_is_refused():
         script(replace(CASE, incident=replace(CASE.incident, schedule=empty)))
 
 
-def observed(seen, **schedules):
-    return factor("batch.schedule").observe(Evidence(packed=seen, schedules=schedules))
+def observed(seen, asked="incident", **schedules):
+    return factor("batch.schedule").observe(Evidence(packed=seen, schedules=schedules, schedule=asked))
 
 
 def test_whose_launches_they_were_is_read_from_lengths_and_place():
@@ -110,7 +110,9 @@ def test_whose_launches_they_were_is_read_from_lengths_and_place():
     assert observed(longer, incident=seen, reference=longer) == "reference"
     assert observed(moved, incident=seen) is None
     assert observed(seen, incident=seen[:3]) is None, "more launches than on record"
-    assert observed(seen[:2], incident=seen, reference=longer) is None, "both arms would look like this"
+    assert observed(seen[:2], "reference", incident=seen, reference=longer) == "reference", "both fit so far"
+    assert observed(seen, "reference", incident=seen, reference=longer) == "incident", "what ran, not what was asked"
+    assert observed(seen, "alone", incident=seen) == "incident"
     assert observed([Packed(((4, 0),), 0)], incident=seen) == "alone"
     assert observed([Packed(((6, 0),), None), *seen[1:]], incident=seen) is None, "a row that nobody recorded"
 
