@@ -6,11 +6,13 @@ Only here do the log's records become replay's nouns; `replay` itself knows noth
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from forensics.errors import INCONCLUSIVE, ForensicsError
+from forensics.schedules import by_step, check_whole, graph_modes, with_schedules
 from forensics.stepwise import STEPWISE, with_windows, withheld
 from replay.case import Arm, Case, Plan, Row, TokenStep
 
@@ -60,6 +62,8 @@ def build_case(store: Store, incident: Incident) -> Case:
     if target.engine["engine"] in STEPWISE:
         arm, other = with_windows(store, incident, arm, other)
         notes += withheld(arm, other)
+    elif by_step(target) or by_step(reference):
+        arm, other = with_schedules(arm, other, len(ids), incident.flip.token_index if incident.flip else None)
     return Case(
         x_digest=target.x_digest() or "",
         token_ids=tuple(ids),
@@ -96,7 +100,7 @@ def _arm(store: Store, evidence: Evidence, incident: Incident) -> Arm:
     output = evidence.request["output_token_ids"]
     if output is None and tokens.height and tokens["token_id"].null_count() == 0:
         output = tokens["token_id"].to_list()
-    return Arm(
+    arm = Arm(
         run_id=evidence.request["run_id"],
         req_id=evidence.request["req_id"],
         plan=_plan(evidence),
@@ -115,6 +119,10 @@ def _arm(store: Store, evidence: Evidence, incident: Incident) -> Arm:
         ),
         schedule=_schedule(evidence),
     )
+    if by_step(evidence):
+        check_whole(evidence, arm)
+        arm = replace(arm, plan=arm.plan | graph_modes(evidence))
+    return arm
 
 
 def _plan(evidence: Evidence) -> Plan:

@@ -5,7 +5,7 @@ Standard library; the trials run in children, like those of a proof.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from replay.case import Arm, Case, Plan
@@ -44,10 +44,13 @@ def findings(run: Run, say: Callable[[str], None]) -> list[Finding]:
 
 
 def doctor_case() -> Case:
-    """Return the request that is run: a few ids of the random model's vocabulary."""
-    arm = Arm("doctor", "doctor", {}, output_token_ids=(0,) * TOKENS)
+    """Return the request that is run: a few ids of the random model's vocabulary, in launches with a neighbour."""
+    lengths = [(len(PROMPT), 0), *((1, len(PROMPT) + at) for at in range(TOKENS - 1))]
+    launches = tuple((at, (("neighbour", 1, 9 + at), ("doctor", *own))) for at, own in enumerate(lengths))
+    arm = Arm("doctor", "doctor", {}, output_token_ids=(0,) * TOKENS, schedule=launches)
     engine: dict[str, Any] = {"engine": ENGINE, "dtype": "bfloat16"}
-    return Case("", PROMPT, {"temperature": 0}, "argmax", engine, arm, arm, flip_index=TOKENS - 1)
+    other = replace(arm, schedule=())
+    return Case("", PROMPT, {"temperature": 0}, "argmax", engine, arm, other, flip_index=TOKENS - 1)
 
 
 def wanted() -> Iterator[tuple[str, Plan]]:

@@ -76,7 +76,8 @@ def exchange(plan: Plan, other: Plan, names: Sequence[str]) -> Plan:
 
     Where S shrinks the launch below the request's position and the other plan names none, it takes the last row.
     """
-    taken = {*names, *(name for name, leader in FOLLOWS.items() if leader in names and name in other)}
+    led = (name for name, leader in FOLLOWS.items() if leader in names and (name in other or leader not in other))
+    taken = {*names, *led}
     mixed = {name: value for name, value in plan.items() if name not in taken}
     mixed |= {name: other[name] for name in taken if name in other}
     rows, row = mixed.get("batch.rows"), mixed.get("batch.row")

@@ -109,11 +109,16 @@ def unsupported(case: Case) -> str | None:
     """Return why this version cannot run the case again, or None."""
     engine, batching = case.engine.get("engine"), configuration(case).get("batching", "static")
     if engine not in ("transformers", "vllm"):
-        return f"the case is of engine {engine!r}; this version runs vLLM and static batches of transformers again"
+        return f"the case is of engine {engine!r}; this version runs transformers and vLLM again"
     if engine == "vllm" and (reason := uncovered(case, configuration(case))):
         return reason
-    if batching != "static":
-        return f"the case is of {batching} batching; this version runs static batches of transformers again"
+    if batching not in ("static", "continuous"):
+        return f"the case is of {batching!r} batching; this version runs static and continuous batching again"
+    for name, arm in (("incident", case.incident), ("reference", case.reference)):
+        if arm.plan.get("attention.backend") == "paged" and "batch.schedule" not in arm.plan:
+            return f"the {name} ran in continuous batching, and the case does not hold its launches: export it again"
+        if (mode := arm.plan.get("graph.mode", "eager")) != "eager":
+            return f"the {name} ran in graph mode {mode!r}; this version launches eagerly, which gives other bits"
     if float(case.decode_cfg.get("temperature") or 0) != 0:
         return "the request was sampled at a temperature above 0, and the generator's state is not on record"
     rule, pinned = case.token_rule, case.incident.plan.get("token.rule")

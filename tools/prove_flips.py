@@ -2,7 +2,8 @@
 
 Four measurements, each of real executions: natural flips (every prompt alone against a left-padded batch of 8), arms
 built from known factors beside an innocent one, decoys (pins that change bits and have nothing to do with the flip),
-and what a trial costs beside plain `generate`. fp32 and continuous batching are run too, where nothing may be proven.
+and what a trial costs beside plain `generate`. Continuous batching against each prompt alone is proven too, and all
+of it once more in fp32, where nothing may be proven.
 
     python tools/prove_flips.py fixtures/models/tiny-llama docs/evidence/proof-tiny.json
 """
@@ -33,7 +34,7 @@ from forensics.store import Store
 from forensics.timeline import Thresholds
 from replay.case import Arm, Case, TokenStep
 from replay.children import Children
-from replay.engines.transformers import Engine, install
+from replay.engines.transformers import Engine, install, request_ids
 from replay.host import cpu_facts, library_versions, weights_sha256
 from replay.prove import Verdict, prove
 from replay.trial import Trace, Treatment, shared_start
@@ -133,27 +134,29 @@ def natural_cases(model: Any, rows: list[list[int]], tokens: int) -> dict[int, C
     return {row: case for row, case in cases.items() if case is not None}
 
 
-def continuous_outcomes(bench: Bench, prompts: list[list[int]], tokens: int) -> dict[str, int]:
-    """Return how many prompts' texts differ between alone and continuous batching, and what the proof says of them."""
-    loaded: Any = AutoModelForCausalLM.from_pretrained(bench.model, dtype=torch.bfloat16).eval()
-    settings = GenerationConfig(max_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
-    count: Counter[str] = Counter(prompts=len(prompts))
+def continuous_outcomes(bench: Bench, prompts: list[list[int]]) -> dict[str, Any]:
+    """Return, for each dtype, what the proof says of prompts whose texts alone and in continuous batching differ."""
+    return {dtype: _continuous(bench, getattr(torch, dtype), prompts) for dtype in ("bfloat16", "float32")}
+
+
+def _continuous(bench: Bench, dtype: torch.dtype, prompts: list[list[int]]) -> dict[str, Any]:
+    os.environ |= {"FORENSICS_RECORD_IDS": "1", "FORENSICS_RECORD_COMPRESS": "none"}
+    loaded: Any = AutoModelForCausalLM.from_pretrained(bench.model, dtype=dtype).eval()
+    settings = GenerationConfig(max_new_tokens=bench.tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
+    shape = ContinuousBatchingConfig(max_batch_tokens=256, num_blocks=8 * len(prompts), page_size=32)
     with tempfile.TemporaryDirectory() as name:
         stop = install(Path(name) / "log")
-        loaded.generation_config, loaded.config.pad_token_id = settings, 0
         for row, ids in enumerate(prompts):
-            generate(loaded, [ids], [f"alone-{row}"])
-        shape = ContinuousBatchingConfig(max_batch_tokens=256, num_blocks=256, page_size=32)
+            with request_ids([f"alone-{row}"]):
+                batch = torch.tensor([ids])
+                loaded.generate(batch, attention_mask=torch.ones_like(batch), generation_config=settings)
         loaded.generate_batch(prompts, generation_config=settings, continuous_batching_config=shape)
         stop()
         with Store.open(Path(name) / "store.duckdb", create=True) as store:
             load(sorted((Path(name) / "log").glob("*.jsonl")), store, None)
-            for row in range(len(prompts)):
-                case = _case(store, row, f"req_{row}")
-                if case is not None:
-                    count["flips"] += 1
-                    count[bench.prove(case)[0].outcome] += 1
-    return dict(count)
+            found = [_case(store, row, f"req_{row}") for row in range(len(prompts))]
+    proofs = [{"prompt": row} | bench.prove(case)[1] for row, case in enumerate(found) if case is not None]
+    return {"prompts": len(prompts), "flips": len(proofs), "proofs": proofs}
 
 
 def _case(store: Store, row: int, name: str | None = None) -> Case | None:
@@ -298,7 +301,7 @@ def main() -> None:
                     decoy(bench, cases[: options.decoyed - tried["cases"]], tried)
                 save(options.out, evidence)
                 print(f"{dtype}: {part['prompts']} prompts, {part['flips']} flips", flush=True)
-        evidence["continuous batching"] = continuous_outcomes(bench, prompts[:16], options.tokens)
+        evidence["continuous batching"] = continuous_outcomes(bench, prompts)
         known = built_cases(bench, prompts, options.built) if options.built else []
         decoy(bench, [case for case, _ in known][: options.decoyed - tried["cases"]], tried)
         results = [(bench.prove(case)[1], truth) for case, truth in known]
@@ -333,7 +336,9 @@ def summary(evidence: dict[str, Any]) -> str:
             lines.append(
                 f"  at most {max(trials)} trials and {max(seconds)} CPU s a proof, median {statistics.median(seconds)}"
             )
-    lines.append(f"continuous batching: {evidence['continuous batching']}")
+    for dtype, part in evidence["continuous batching"].items():
+        outcomes = dict(Counter(one["outcome"] for one in part["proofs"]))
+        lines.append(f"continuous batching, {dtype}: {part['flips']} of {part['prompts']} flip; outcomes {outcomes}")
     lines.append(f"decoys: {evidence['decoys']}")
     right = sum(one["outcome"] == "proven" and one["factors"] == one["truth"] for one in evidence["known factors"])
     lines.append(f"known factors: {right} of {len(evidence['known factors'])} named exactly")

@@ -1,4 +1,4 @@
-"""Run a request again under a plan, in static padded batches of transformers; and `install`, the recorder.
+"""Run a request again under a plan, in padded or packed launches of transformers; and `install`, the recorder.
 
 `python -m replay.engines.transformers` is the child of replay/children.py: lines of JSON in, a line of JSON out each.
 """
@@ -10,12 +10,13 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from replay.engines.child import answer
-from replay.engines.transformers_history import CacheSwitch, Snapshot, earlier
+from replay.engines.transformers_history import CacheSwitch, PagedSwitch, Snapshot, earlier
 from replay.engines.transformers_hooks import Call
 from replay.engines.transformers_hooks import install as watch
-from replay.engines.transformers_launch import PaddedBatch, build, prefilled
+from replay.engines.transformers_launch import KNOWN_CONFIG, PaddedBatch, build, prefilled
 from replay.engines.transformers_linear import forced
 from replay.engines.transformers_model import Models
+from replay.engines.transformers_packed import PackedBatch, is_packed
 from replay.engines.transformers_record import install, plan_facts, request_ids
 from replay.engines.transformers_trial import Enough, Trial
 from replay.factors import Setup, Unpinnable, factor
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine", "install", "main", "plan_facts", "request_ids"]
 
-KNOWN_CONFIG = ("temperature", "max_tokens", "stop_token_ids")
+REWRITTEN = ("prefill.", "batch.schedule")
+"""Factors under which a pass may compute again what an earlier one had: there no cache is a part of a later one."""
 
 
 class Engine:
@@ -69,7 +71,7 @@ class Engine:
         """Return the keys and values that a run under the plan leaves before a pass; the latest run is kept."""
         if self._taken and self._taken[0] == plan:
             _, later, snapshot = self._taken
-            if later == switch or (later > switch > 0 and not any(name.startswith("prefill.") for name in plan)):
+            if later == switch or (later > switch > 0 and not any(name.startswith(REWRITTEN) for name in plan)):
                 return earlier(snapshot, later - switch)
         taken = self._run(plan, switch, None)
         assert isinstance(taken, list)
@@ -86,15 +88,18 @@ class Engine:
             for name in sorted(plan, key=lambda name: (name != "dtype.weights", name)):
                 stack.enter_context(factor(name).pin(plan[name], setup))
             stack.enter_context(forced(setup))
-            batch = build(self.case, setup)
+            batch = PackedBatch(self.case, setup) if is_packed(setup) else build(self.case, setup)
             trial = Trial(self.case, batch, setup, must_give)
             stack.callback(trial.end)
-            change = None
+            change: CacheSwitch | PagedSwitch | None = None
             if switch is not None:
-                change = CacheSwitch(switch, batch.padding, batch.row, snapshot)
+                change = batch.switch(switch, snapshot)
                 stack.callback(setup.model.register_forward_pre_hook(change, with_kwargs=True).remove)
             try:
-                self._generate(batch, setup, trial)
+                if isinstance(batch, PackedBatch):
+                    batch.run(trial)
+                else:
+                    self._generate(batch, setup, trial)
             except Enough:
                 if trial.stopped is None:
                     assert change is not None

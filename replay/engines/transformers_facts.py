@@ -40,9 +40,9 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def stop_token_ids(criteria: Any) -> list[int]:
-    """Return the ids that end a sequence, sorted."""
+    """Return the ids that end a sequence, sorted; an id below 0, which some pass for none, is no token's."""
     found = {int(i) for one in criteria for i in getattr(one, "eos_token_id", torch.empty(0)).flatten().tolist()}
-    return sorted(found)
+    return sorted(one for one in found if one >= 0)
 
 
 def decode_config(call: Call) -> dict[str, Any]:

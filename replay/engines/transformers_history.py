@@ -6,13 +6,18 @@ tokens' keys and values and no padding.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from replay.engines.transformers_schedule import OWN
 from replay.engines.transformers_trial import Enough
 from replay.factors import Unpinnable
 
+if TYPE_CHECKING:
+    from replay.engines.transformers_packed import PackedBatch
+
+DIFFER = "history: the two runs' keys and values differ in number or dtype"
 Snapshot = list[tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -46,6 +51,31 @@ class CacheSwitch:
             raise Enough
         for layer, (keys, values) in zip(layers, self.snapshot, strict=True):
             if keys.shape[-2] != int(real.sum()) or keys.dtype != layer.keys.dtype:
-                raise Unpinnable("history: the two runs' keys and values differ in number or dtype")
+                raise Unpinnable(DIFFER)
             layer.keys[row][:, real] = keys
             layer.values[row][:, real] = values
+
+
+class PagedSwitch:
+    """The same before the launch that chooses token `number`, for a request whose cache is kept in pages."""
+
+    def __init__(self, number: int, batch: PackedBatch, snapshot: Snapshot | None = None) -> None:
+        self.number, self.batch, self.snapshot = number, batch, snapshot
+        self.taken: Snapshot = []
+
+    def __call__(self, _module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
+        """Act before the launch whose turn it is."""
+        if self.batch.token_index != self.number:
+            return
+        allocators = kwargs["cache"].layer_to_allocator
+        length, new = self.batch.computed, self.snapshot
+        views = [allocator._kv_token_views[layer] for layer, allocator in sorted(allocators.items())]
+        places = allocators[0].get_read_indices(OWN, 0, length)
+        if new is None:
+            self.taken = [(keys[places].transpose(0, 1), values[places].transpose(0, 1)) for keys, values in views]
+            raise Enough
+        for (keys, values), (new_keys, new_values) in zip(views, new, strict=True):
+            if new_keys.shape[-2] != length or new_keys.dtype != keys.dtype:
+                raise Unpinnable(DIFFER)
+            keys[places] = new_keys.transpose(0, 1)
+            values[places] = new_values.transpose(0, 1)

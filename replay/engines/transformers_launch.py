@@ -8,23 +8,39 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from replay.case import CaseError, launch_fault
+from replay.engines.transformers_history import CacheSwitch
 from replay.factors import Setup, Unpinnable
 
 if TYPE_CHECKING:
     from replay.case import Arm, Case
+    from replay.engines.transformers_history import Snapshot
 
 FILLER_SEED = 0
+KNOWN_CONFIG = ("temperature", "max_tokens", "stop_token_ids")
+"""Parts of a decode configuration that every greedy trial applies."""
 
 
 @dataclass(frozen=True)
 class PaddedBatch:
-    """What goes into `generate`, and what the other rows hold. `recorded`: their ids where they are on record."""
+    """What goes into `generate`, and what the other rows hold.
+
+    recorded: their ids where they are on record; earlier: passes over the start of the prompt that come before.
+    """
 
     input_ids: torch.Tensor
     padding: torch.Tensor
     row: int
     neighbours: str
     recorded: list[tuple[int, ...]] | None
+    earlier: int
+
+    def hidden(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the request's row of what reaches the output head."""
+        return x[self.row, -1]
+
+    def switch(self, number: int, snapshot: Snapshot | None) -> CacheSwitch:
+        """Return the pre-hook that copies or replaces the request's cache before pass `number` of `generate`."""
+        return CacheSwitch(self.earlier + number, self.padding, self.row, snapshot)
 
 
 def build(case: Case, setup: Setup) -> PaddedBatch:
@@ -61,7 +77,8 @@ def build(case: Case, setup: Setup) -> PaddedBatch:
     padding = torch.tensor([[0] * (width - len(row) - end) + [1] * len(row) + [0] * end for row, end in padded])
     if setup.mask_path == "implicit" and not bool(padding.all()):
         raise Unpinnable("batch.mask_path=implicit: a launch with padding needs an explicit mask")
-    return PaddedBatch(ids, padding, setup.row, kind if setup.rows > 1 else "none", recorded)
+    kind = kind if setup.rows > 1 else "none"
+    return PaddedBatch(ids, padding, setup.row, kind, recorded, len(_earlier_passes(setup)))
 
 
 def check_passes(setup: Setup, prompt: int) -> None:
@@ -83,7 +100,7 @@ def check_passes(setup: Setup, prompt: int) -> None:
 
 def prefilled(model: Any, ids: torch.Tensor, padding: torch.Tensor, setup: Setup) -> Any:
     """Run the prompt's passes before the last one; return their cache, None where there is only one pass."""
-    lengths = setup.chunks[:-1] if setup.chunks else (setup.cached_prefix,) if setup.cached_prefix else ()
+    lengths = _earlier_passes(setup)
     if not lengths:
         return None
     from transformers import DynamicCache
@@ -96,6 +113,11 @@ def prefilled(model: Any, ids: torch.Tensor, padding: torch.Tensor, setup: Setup
                   logits_to_keep=1)  # fmt: skip
             start = end
     return cache
+
+
+def _earlier_passes(setup: Setup) -> tuple[int, ...]:
+    """Return the lengths of the prompt's passes before the last one."""
+    return setup.chunks[:-1] if setup.chunks else (setup.cached_prefix,) if setup.cached_prefix else ()
 
 
 def _check_vocabulary(case: Case, rows: list[tuple[int, ...]], vocabulary: int) -> None:

@@ -94,6 +94,7 @@ class Recorders:
         self.faults: Recorder | None = None
         self._runs: weakref.WeakKeyDictionary[Any, Run] = weakref.WeakKeyDictionary()
         self._said = 0
+        self._ending: list[threading.Thread] = []
 
     def run(self, owner: Any, model: Any, config: dict[str, Any], observes: dict[str, list[str]]) -> Run:
         """Return the run that belongs to `owner`, a model or a batching loop; it starts at the first call."""
@@ -103,15 +104,23 @@ class Recorders:
             recorder = Recorder(self.directory, "transformers")
             self.faults = recorder
             run = Run(recorder, write_engine(recorder, model, config, observes))
-            gone = weakref.finalize(owner, threading.Thread(target=run.close, daemon=True).start)
+            gone = weakref.finalize(owner, self._end_later, run)
             gone.atexit = False  # at exit the recorder closes itself
             self._runs[owner] = run
         return self._runs[owner]
 
+    def _end_later(self, run: Run) -> None:
+        """End the file of a run whose model or loop is gone, beside whoever dropped it."""
+        self._ending = [one for one in self._ending if one.is_alive()]
+        self._ending.append(threading.Thread(target=run.close, daemon=True))
+        self._ending[-1].start()
+
     def close(self) -> None:
-        """End the files of all runs."""
+        """End the files of all runs, also of those that are being ended already."""
         for run in list(self._runs.values()):
             run.close()
+        for ending in self._ending:
+            ending.join(2 * CLOSING_SECONDS)
 
     def guard(self, hook: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap a hook: its faults go to the log, or to stderr while there is none."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from replay.case import Case
     from replay.engines.transformers_launch import PaddedBatch
+    from replay.engines.transformers_packed import PackedBatch
 
 TOP = 4
 
@@ -26,9 +27,14 @@ class Enough(Exception):  # noqa: N818 - not an error: the run has given what it
 
 
 class Trial:
-    """Listens to one `generate` call; also to passes of the prompt before it. must_give: as in a Treatment."""
+    """Listens to one `generate` call, also to passes of the prompt before it; or to the launches of a schedule.
 
-    def __init__(self, case: Case, batch: PaddedBatch, setup: Setup, must_give: Sequence[str] = ()) -> None:
+    must_give: as in a Treatment.
+    """
+
+    def __init__(
+        self, case: Case, batch: PaddedBatch | PackedBatch, setup: Setup, must_give: Sequence[str] = ()
+    ) -> None:
         self.case, self.batch, self.model = case, batch, setup.model
         self.evidence = Evidence(
             row=batch.row, target=case.token_ids, neighbours=batch.recorded, linear=setup.product,
@@ -48,7 +54,7 @@ class Trial:
         self.profile: Profile | None = Profile(setup)
 
     def _keep_hidden(self, _module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-        self._hidden = inputs[0][self.batch.row, -1].detach()
+        self._hidden = self.batch.hidden(inputs[0]).detach()
         self.evidence.hidden_dtype = dtype_name(inputs[0].dtype)
 
     def launched(self, launch: Launch) -> None:
@@ -58,7 +64,7 @@ class Trial:
     def chosen(self, tokens: torch.Tensor, done: torch.Tensor) -> None:
         """Take the request's token and logits; the profiler stops after the first passes."""
         launch = self.evidence.launches[-1]
-        if self.profile is not None and len(self.evidence.launches) == PROFILED_PASSES:
+        if self.profile is not None and len(self.evidence.launches) >= PROFILED_PASSES:
             self.close()
         if self.finished:
             return

@@ -40,6 +40,7 @@ class Setup:
     load: returns the model in a given dtype. prompt: tokens of the request. processors: act on the scores before the
     token is taken. chunks: lengths of the prompt's passes, () for one. kernels: role (or None: a linear layer without
     one) → what computes x·Wᵀ + b instead of torch. gemm_rows: (role, 0 for the prompt's pass or 1 for later ones) → M.
+    schedule: whose launches, 'alone', 'incident' or 'reference'; None: one padded batch. attention: the pinned backend.
     """
 
     load: Callable[[str], Any]
@@ -58,6 +59,8 @@ class Setup:
     processors: list[Any] = field(default_factory=list)
     kernels: dict[str | None, Callable[..., Any]] = field(default_factory=dict)
     gemm_rows: dict[tuple[str, int], int] = field(default_factory=dict)
+    schedule: str | None = None
+    attention: str | None = None
 
     def linear_layers(self) -> list[tuple[str | None, Any]]:
         """Return (role, layer) of every linear layer of the model."""
@@ -104,6 +107,21 @@ class LinearCall:
     lt: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Packed:
+    """A launch without padding, rows one after another: (tokens, tokens computed before) of each, in order.
+
+    own: place of the request's row, None where it has none.
+    """
+
+    rows: tuple[tuple[int, int], ...]
+    own: int | None
+
+    def others(self) -> tuple[tuple[int, int], ...]:
+        """Return the rows of the neighbours."""
+        return tuple(row for at, row in enumerate(self.rows) if at != self.own)
+
+
 @dataclass
 class Evidence:
     """What was seen of a trial: profiler operators of its first passes, and the passes as the hooks saw them.
@@ -111,8 +129,9 @@ class Evidence:
     operators: (name, input shapes where a factor reads them) of the profiled passes; splits: values of an argument
     num_splits among them; calls: the linear layers among them; kernels: names of device kernels; launches: every pass;
     row: where tokens were read; neighbours: the recorded ids of the other rows; hidden_dtype: of what reached the
-    output head; linear: (role, x, weight) → x·Wᵀ as the layers of the role compute it, on `device` in `dtype`.
-    `linear`, `report` and `verbose` are asked for while everything is pinned.
+    output head; packed: what reached the model in each launch of a schedule; schedules: arm → its launches on record;
+    schedule: the one that was asked for; linear: (role, x, weight) → x·Wᵀ as the layers of the role compute it, on
+    `device` in `dtype`. `linear`, `report` and `verbose` are asked for while everything is pinned.
     """
 
     operators: list[tuple[str, list[list[int]]]] = field(default_factory=list)
@@ -124,6 +143,9 @@ class Evidence:
     target: tuple[int, ...] = ()
     neighbours: list[tuple[int, ...]] | None = None
     hidden_dtype: str | None = None
+    packed: list[Packed] = field(default_factory=list)
+    schedules: dict[str, list[Packed]] = field(default_factory=dict)
+    schedule: str | None = None
     linear: Callable[[str | None, Any, Any], Any] | None = None
     device: str = "cpu"
     dtype: str = "bfloat16"

@@ -21,13 +21,18 @@ OPERATORS = (("_flash_attention", "flash"), ("_efficient_attention", "efficient"
              ("_attention_math", "math"))  # fmt: skip
 
 OPERATORS_OF_PACKAGES = (("flash_attn::", "flash_attention_2"), ("flash_attn_3::", "flash_attention_3"))
+SDPA = "aten::scaled_dot_product_attention"
 
 
 @contextmanager
 def pin(value: str, setup: Setup) -> Iterator[None]:
-    """Allow one kernel family, in this process, for the block."""
+    """Allow one kernel family, in this process, for the block. paged: attention over all rows of a packed launch."""
+    setup.attention = value
+    if value == "paged":
+        yield
+        return
     if value not in ("eager", *KERNELS, *PACKAGES):
-        raise Unpinnable(f"attention.backend={value}: static batches do not use it")
+        raise Unpinnable(f"attention.backend={value}: this version does not know it")
     if setup.model.device.type == "cpu" and value in ("efficient", "cudnn"):
         raise Unpinnable(f"attention.backend={value}: not available on a CPU")
     if value in PACKAGES:
@@ -60,12 +65,22 @@ def _check_package(value: str, setup: Setup) -> None:
 
 
 def observe(evidence: Evidence) -> str | None:
-    """Return the family from the names of the operators that ran; those of a package begin with its own name."""
-    packages = {family for part, family in OPERATORS_OF_PACKAGES for name, _ in evidence.operators if part in name}
+    """Return the family from the names of the operators that ran; those of a package begin with its own name.
+
+    In a packed launch attention over all rows has a mask; where the request's own row runs once more, it has none.
+    """
+    operators = evidence.operators
+    packages = {family for part, family in OPERATORS_OF_PACKAGES for name, _ in operators if part in name}
     if packages:
         return packages.pop() if len(packages) == 1 else None
-    names = {name for name, _ in evidence.operators if name.startswith("aten::_scaled_dot_product")}
+    if evidence.packed:
+        calls = [at for at, (name, _) in enumerate(operators) if name == SDPA]
+        own = [at for at in calls if not operators[at][1][3]]
+        if not own:
+            return "paged" if calls else None
+        operators = [operators[at + 1] for at in own]
+    names = {name for name, _ in operators if name.startswith("aten::_scaled_dot_product")}
     found = {family for part, family in OPERATORS for name in names if part in name}
     if not names:
-        return "eager" if any(name == "aten::softmax" for name, _ in evidence.operators) else None
+        return "eager" if any(name == "aten::softmax" for name, _ in operators) else None
     return found.pop() if len(found) == 1 else None

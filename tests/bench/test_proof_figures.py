@@ -27,7 +27,10 @@ def test_proof_of_the_tiny_model(tmp_path: Path, capsys: pytest.CaptureFixture[s
     evidence = json.loads(out.read_text(encoding="utf-8"))
     assert evidence["decoys"]["pass as proof"] == 0
     assert all(one["outcome"] != "proven" for one in evidence["natural float32"]["proofs"])
-    assert all(one["trials"] <= 64 for one in evidence["natural bfloat16"]["proofs"])
+    continuous = evidence["continuous batching"]
+    assert all(one["outcome"] != "proven" for one in continuous["float32"]["proofs"])
+    assert all(one["trials"] <= 64 for part in (evidence["natural bfloat16"], continuous["bfloat16"])
+               for one in part["proofs"])  # fmt: skip
     known = [one for one in evidence["known factors"] if one["outcome"] == "proven"]
     assert all(one["factors"] == one["truth"] for one in known)
     with capsys.disabled():

@@ -28,8 +28,8 @@ def merged(records: list[dict], kind: str, **where: str) -> dict:
 def arm(records: list[dict], req_id: str, until: int) -> Arm:
     """Return one request of the log as an arm: its plan and launch at its first step."""
     request = merged(records, "request", req_id=req_id)
-    steps = [r for r in records if r["kind"] == "step" and r["req_id"] == req_id and "token_index" in r]
-    first = steps[0]
+    own = [r for r in records if r["kind"] == "step" and r["req_id"] == req_id]
+    steps, first = [r for r in own if "token_index" in r], own[0]
     batches = {r["engine_step"]: r for r in records if r["kind"] == "batch" and r["run_id"] == first["run_id"]}
     members = [
         r
@@ -39,7 +39,7 @@ def arm(records: list[dict], req_id: str, until: int) -> Arm:
     return Arm(
         run_id=first["run_id"],
         req_id=req_id,
-        plan=batches[first["engine_step"]]["plan"] | first["plan"],
+        plan=batches[first["engine_step"]]["plan"] | first.get("plan", {}),
         rows=tuple(
             Row(r["req_id"], r["num_scheduled_tokens"], _ids(merged(records, "request", req_id=r["req_id"])))
             for r in sorted(members, key=lambda r: r["row"])
@@ -53,6 +53,26 @@ def arm(records: list[dict], req_id: str, until: int) -> Arm:
             if r["token_index"] <= until
         ),
         effective_token_ids_sha256=request["effective_token_ids_sha256"],
+        schedule=schedule(records, first["run_id"], req_id),
+    )
+
+
+def schedule(records: list[dict], run_id: str, req_id: str) -> tuple:
+    """Return the rows of every engine step that a request took part in."""
+    rows: dict[int, list[dict]] = {}
+    for record in records:
+        if record["kind"] == "step" and record["run_id"] == run_id:
+            rows.setdefault(record["engine_step"], []).append(record)
+    return tuple(
+        (
+            step,
+            tuple(
+                (r["req_id"], r["num_scheduled_tokens"], r["num_computed_tokens"])
+                for r in sorted(rows[step], key=lambda r: r["row"])
+            ),
+        )
+        for step in sorted(rows)
+        if any(r["req_id"] == req_id for r in rows[step])
     )
 
 

@@ -81,7 +81,7 @@ def test_what_is_pinned_is_read_back(run, changes):
         ({"batch.rows": "5", "batch.neighbours": "recorded"}, "no recorded launch"),
         ({"batch.left_pad": "6", "batch.neighbours": "recorded"}, "no recorded launch"),
         ({"attention.backend": "cudnn"}, "not available on a CPU"),
-        ({"attention.backend": "paged"}, "static batches do not use it"),
+        ({"attention.backend": "paged"}, "pin batch.schedule too"),
         ({"token.rule": "sample"}, "generator is not on record"),
         ({"gemm.k_split": "100000"}, "fewer than 100000 input features"),
         ({"cpu.aten_capability": "avx2"}, "was not started with it"),

@@ -5,12 +5,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from replay_worlds import make_case
 
 from replay.case import Arm
 from replay.engines.transformers import Engine
+from replay.engines.transformers_history import Enough, PagedSwitch
+from replay.factors import Unpinnable
 from replay.history import history_or_step
 from replay.trial import Trace, Treatment
 from replay.workbench import Bench
@@ -161,3 +165,28 @@ def test_a_case_runs_with_nothing_but_torch_and_transformers(model_path, tmp_pat
     verdict = json.loads((tmp_path / "verdict.json").read_text())
     assert verdict["outcome"] == "not_reproduced", "the made-up record cannot come out; what matters is that it ran"
     assert all(trial["tokens"] for trial in verdict["trials"])
+
+
+def pages(places):
+    """Return what a model's forward gets of a cache in pages: two layers, the request's three tokens at `places`."""
+    torch.manual_seed(len(places) + places[0])
+    views = {layer: (torch.rand(9, 2, 4), torch.rand(9, 2, 4)) for layer in (0, 1)}
+    allocator = SimpleNamespace(_kv_token_views=views, get_read_indices=lambda _name, _start, length: places[:length])
+    return {"cache": SimpleNamespace(layer_to_allocator=dict.fromkeys((1, 0), allocator))}, views
+
+
+def test_keys_and_values_of_pages_are_taken_and_put_token_by_token():
+    (source, taken_from), (target, put_into) = pages([7, 2, 5]), pages([0, 1, 8])
+    batch = SimpleNamespace(token_index=3, computed=3)
+    take = PagedSwitch(4, batch)
+    take(None, (), source)
+    assert not take.taken, "another token's turn"
+    take.number = 3
+    with pytest.raises(Enough):
+        take(None, (), source)
+    PagedSwitch(3, batch, take.taken)(None, (), target)
+    for layer in (0, 1):
+        for old, new in zip(taken_from[layer], put_into[layer], strict=True):
+            assert torch.equal(old[[7, 2, 5]], new[[0, 1, 8]])
+    with pytest.raises(Unpinnable, match="differ in number"):
+        PagedSwitch(3, SimpleNamespace(token_index=3, computed=2), take.taken)(None, (), target)

@@ -148,3 +148,5 @@ def test_the_position_goes_with_the_rows():
     assert exchange(big, small, ["batch.rows"]) == small
     assert exchange(small, big, ["batch.rows"]) == big
     assert exchange(big, {"batch.rows": "2"}, ["batch.rows"]) == {"batch.rows": "2", "batch.row": "1"}
+    packed = {"batch.schedule": "incident"}
+    assert exchange(big, packed, ["batch.rows", "batch.schedule"]) == packed, "no rows, no place among them"

@@ -12,12 +12,13 @@ from types import SimpleNamespace
 import jsonschema
 import pytest
 import torch
-from from_log import merged
+from from_log import merged, read_log
 from transformers import CompileConfig, ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching import initialization, model_runner, offloading_manager, scheduler
 
 from replay.engines.transformers import install
 from replay.engines.transformers_hooks import row_sha256
+from replay.engines.transformers_record import Recorders, Run
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = {kind: json.loads((ROOT / "schemas" / f"{kind}.v1.json").read_text())
@@ -87,6 +88,16 @@ def test_continuous_batching_is_recorded_as_it_ran(model, prompts, recording):
     assert any(len([s for s in of(records, "step", req_id=n) if "token_id" not in s]) for n in outputs)  # split prompts
     for record in records:
         jsonschema.validate(record, SCHEMAS[record["kind"]])
+
+
+def test_stopping_waits_for_the_file_of_a_loop_that_is_gone(model, tmp_path, monkeypatch):
+    close = Run.close
+    monkeypatch.setattr(Run, "close", lambda run: (time.sleep(0.5), close(run)))
+    recorders, loop = Recorders(tmp_path), type("Loop", (), {})()
+    recorders.run(loop, model, {"batching": "continuous"}, {})
+    del loop
+    recorders.close()
+    assert of(read_log(tmp_path), "event", what="shutdown")
 
 
 def test_a_full_cache_shows_as_preemption_and_recomputation(model, prompts, recording):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from replay_worlds import make_case
 
+from replay.case import Arm
 from replay.children import Children, child_environment
 from replay.journal import Journal
 from replay.trial import Treatment, TrialError, unsupported
@@ -162,8 +163,15 @@ def test_the_recorder_does_not_leak_into_children(monkeypatch):
     [
         ({"engine": {"engine": "sglang"}}, "sglang"),
         ({"engine": {"engine": "vllm"}}, "window"),
-        ({"engine": {"engine": "transformers", "config": {"batching": "continuous"}}}, "continuous"),
-        ({"engine": {"engine": "transformers", "config": json.dumps({"batching": "continuous"})}}, "continuous"),
+        ({"engine": {"engine": "transformers", "config": {"batching": "nested"}}}, "nested"),
+        ({"engine": {"engine": "transformers", "config": json.dumps({"batching": "nested"})}}, "nested"),
+        ({"incident": Arm("i", "i", {"attention.backend": "paged"})}, "the incident ran in continuous batching"),
+        ({"reference": Arm("r", "r", {"attention.backend": "paged"})}, "the reference ran in continuous batching"),
+        (
+            {"incident": Arm("i", "i", {"batch.schedule": "incident", "graph.mode": "cuda_graph_full"})},
+            "launches eager",
+        ),
+        ({"token_rule": "sample"}, "'sample'"),
         ({"decode_cfg": {"temperature": 0.7}}, "temperature above 0"),
     ],
 )
