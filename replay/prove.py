@@ -107,8 +107,9 @@ def _announce(bench: Bench, *, named: bool) -> None:
     likely = f"about {min(most, 10 + cells)}"
     if by_rows:
         likely += f", or {min(most, 2 * (10 + cells))} where M of the GEMMs takes part"
-    bench.say(f"{len(names)} factors differ: at most {most} trials of {bench.case.horizon()} tokens, most likely "
-              f"{likely}; loading the model comes on top")  # fmt: skip
+    differ = "1 factor differs" if len(names) == 1 else f"{len(names)} factors differ"
+    bench.say(f"{differ}: at most {most} trials of {bench.case.horizon()} tokens, most likely {likely}; loading the "
+              "model comes on top")  # fmt: skip
 
 
 def _race_text(p_value: float | None) -> str:
