@@ -120,14 +120,15 @@ def test_mistakes_are_answered_with_a_code_and_a_way_on(arguments, code, says, t
     assert says in capsys.readouterr().err
 
 
-def test_a_case_of_another_engine_is_inconclusive_with_the_reason(planted, tmp_path):
+@pytest.mark.parametrize(("engine", "says"), [("sglang", "'sglang'"), ("vllm", "holds no window of its run")])
+def test_a_case_that_no_engine_here_can_run_is_inconclusive_with_the_reason(planted, tmp_path, engine, says):
     document = json.loads(planted.to_json())
-    document["engine"]["engine"] = "vllm"
+    document["engine"]["engine"] = engine
     (tmp_path / "case.json").write_text(json.dumps(document))
     assert main([str(tmp_path / "case.json"), "-o", str(tmp_path / "v.json")]) == 4
     verdict = json.loads((tmp_path / "v.json").read_text())
     assert verdict["outcome"] == "inconclusive"
-    assert "vllm" in verdict["claim"]
+    assert says in verdict["claim"]
 
 
 def test_ctrl_c_keeps_what_ran_and_the_next_run_goes_on(planted, model_path, tmp_path):
