@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from forensics.errors import INCONCLUSIVE, ForensicsError
+from forensics.errors import ForensicsError, not_replayable
 from forensics.schedules import by_step, check_whole, graph_modes, with_schedules
 from forensics.stepwise import STEPWISE, with_windows, withheld
 from replay.case import Arm, Case, Plan, Row, TokenStep
@@ -37,16 +37,13 @@ def build_case(store: Store, incident: Incident) -> Case:
     target, reference = incident.target, incident.reference
     ids = target.request["effective_token_ids"]
     if ids is None:
-        raise ForensicsError(
-            f"request {target.name!r} cannot be executed again: its token ids are not on record "
-            "(effective_token_ids is opt-in)",
-            INCONCLUSIVE, "record with `forensics record --with-ids` where that is allowed",
+        raise not_replayable(
+            target.name, "its token ids are not on record (effective_token_ids is opt-in)",
+            "record with `forensics record --with-ids` where that is allowed",
         )  # fmt: skip
     if target.engine is None:
-        raise ForensicsError(
-            f"request {target.name!r} cannot be executed again: its run has no engine record", INCONCLUSIVE,
-            "ingest the file that holds the run's engine record",
-        )  # fmt: skip
+        hint = "ingest the file that holds the run's engine record"
+        raise not_replayable(target.name, "its run has no engine record", hint)
     if reference is not None and incident.standing in ("same", "cut_short", "sampled"):
         raise ForensicsError(
             f"nothing to replay: {incident.target.name!r} and its reference do not diverge ({incident.standing})",

@@ -15,3 +15,8 @@ class ForensicsError(Exception):
         self.message = message
         self.exit_code = exit_code
         self.hint = hint
+
+
+def not_replayable(request: str, why: str, hint: str) -> ForensicsError:
+    """Return the error of a request that the log does not hold enough of."""
+    return ForensicsError(f"request {request!r} cannot be executed again: {why}", INCONCLUSIVE, hint)

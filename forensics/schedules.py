@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from forensics.errors import INCONCLUSIVE, ForensicsError
+from forensics.errors import not_replayable
+from forensics.windows import RECORD_ALL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,11 +76,8 @@ def check_whole(evidence: Evidence, arm: Arm) -> None:
     sizes = dict(evidence.steps.filter(pl.col("batch_size").is_not_null()).select("engine_step", "batch_size").rows())
     for step, rows in arm.schedule:
         if len(rows) != sizes.get(step, len(rows)):
-            raise ForensicsError(
-                f"request {evidence.name!r} cannot be executed again: of engine step {step} {len(rows)} of "
-                f"{sizes[step]} rows are on record",
-                INCONCLUSIVE, "record every engine step of the run: no --every, no ring",
-            )  # fmt: skip
+            why = f"of engine step {step} {len(rows)} of {sizes[step]} rows are on record"
+            raise not_replayable(evidence.name, why, RECORD_ALL)
 
 
 def _padded(plan: Plan, launches: str) -> bool:

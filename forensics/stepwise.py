@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from forensics.errors import INCONCLUSIVE, ForensicsError
+from forensics.errors import not_replayable
 from forensics.windows import alone, caches_prefixes, window
 
 if TYPE_CHECKING:
@@ -50,10 +50,8 @@ def _engine_step(evidence: Evidence, step: int | None) -> int:
     steps = evidence.steps if step is None else evidence.steps.filter(pl.col("step") == step)
     numbers = steps["engine_step"].drop_nulls()
     if numbers.is_empty():
-        raise ForensicsError(
-            f"request {evidence.name!r} cannot be executed again: not on record is engine_step of its steps",
-            INCONCLUSIVE, "ingest the file that holds its step records",
-        )  # fmt: skip
+        why = "not on record is engine_step of its steps"
+        raise not_replayable(evidence.name, why, "ingest the file that holds its step records")
     return int(numbers.max())  # type: ignore[arg-type]
 
 

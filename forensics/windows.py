@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from forensics.completeness import losses, lost
-from forensics.errors import INCONCLUSIVE, ForensicsError
+from forensics.errors import ForensicsError, not_replayable
 from forensics.text import printable
 from replay.case import Asked, Composition, Order, Window
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from forensics.store import Store
 
 ORDERS = ("abort", "prefix_cache_reset", "batch_limit_change")
-RECORD_ALL = "record every engine step of the run: no --every, no ring, and room for all segments"
+RECORD_ALL = "record every engine step of the run: no --sample, no --ring, and room for all segments"
 
 
 def window(store: Store, evidence: Evidence, last_step: int) -> Window:
@@ -42,7 +42,8 @@ def window(store: Store, evidence: Evidence, last_step: int) -> Window:
     cached = caches_prefixes(evidence.engine)
     first, starts = _start(evidence, came, orders, cached=cached)
     if gone := lost(losses(store), run_id, replica_id, first, last_step):
-        raise _missing(evidence, f"whole: {gone[0].told()}", "find the files that are missing, or record it again")
+        why = f"its run is not whole: {gone[0].told()}"
+        raise not_replayable(evidence.name, why, "find the files that are missing, or record it again")
     inside = [one for one in came if one["arrival_step"] >= first]
     schedule = _schedule(store, evidence, first, last_step)
     known = {one["req_id"] for one in inside}
@@ -171,7 +172,4 @@ def _named(names: list[str]) -> str:
 
 
 def _missing(evidence: Evidence, what: str, hint: str) -> ForensicsError:
-    said = f"request {evidence.name!r} cannot be executed again: not on record is {what}"
-    if what.startswith("whole"):
-        said = f"request {evidence.name!r} cannot be executed again: its run is not {what}"
-    return ForensicsError(said, INCONCLUSIVE, hint)
+    return not_replayable(evidence.name, f"not on record is {what}", hint)

@@ -9,7 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 FORMAT = "forensics.case/1"
 MAX_LAUNCH_TOKENS = 1 << 20
@@ -145,6 +148,10 @@ class Case:
     format: str = FORMAT
     notes: tuple[str, ...] = field(default_factory=tuple)
 
+    def arm(self, name: str) -> Arm:
+        """Return the arm of that name, 'incident' or 'reference'."""
+        return self.incident if name == "incident" else self.reference
+
     def horizon(self) -> int:
         """Return how many output tokens a trial must produce: up to and including the flip."""
         if self.flip_index is not None:
@@ -169,6 +176,12 @@ class Case:
     def sha256(self) -> str:
         """Return the digest of the document form: what a verdict cites."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+def configuration(engine: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the resolved configuration of an engine record, {} where it is not on record."""
+    config = engine.get("config") or {}
+    return dict(json.loads(config)) if isinstance(config, str) else dict(config)
 
 
 def launch_fault(rows: int, width: int) -> str | None:

@@ -43,11 +43,6 @@ class Company:
         return tuple((one.step, one.asked) for one in self.inputs if one.asked is not None)
 
 
-def arm_of(case: Case, name: str) -> Arm:
-    """Return the arm of that name."""
-    return case.incident if name == "incident" else case.reference
-
-
 def windowed(arm: Arm) -> Window:
     """Return the arm's window. Raises ValueError where it has none."""
     if arm.window is None:
@@ -66,7 +61,7 @@ def company(case: Case, requests: str, orders: str) -> Company:
     Raises ValueError for places that the arm's window does not have.
     """
     name, _, kept = requests.partition("/")
-    arm = case.incident if name == ALONE else arm_of(case, name)
+    arm = case.incident if name == ALONE else case.arm(name)
     window = windowed(arm)
     places = set(window.others(arm.req_id))
     if name == ALONE:
@@ -87,7 +82,7 @@ def company(case: Case, requests: str, orders: str) -> Company:
         if one.what == "abort" and one.detail["req_id"] in members - {arm.req_id}
     ]
     if orders != NONE:
-        ordering = arm_of(case, orders)
+        ordering = case.arm(orders)
         inputs += [
             Input(one.engine_step - _arrival(ordering), one.arrivals - 0.5, order=one)
             for one in windowed(ordering).orders

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from replay.company import ALONE, CONTENTS, REQUESTS, arm_of, subset
+from replay.company import ALONE, CONTENTS, REQUESTS, subset
 from replay.exchange import pin_not_taken
 from replay.search import reduce_set
 from replay.verdict import Neighbours
@@ -32,7 +32,7 @@ def neighbours(bench: Bench, found: Found) -> Neighbours | None:
     if found.outcome != "proven" or REQUESTS not in found.names:
         return None
     name = "incident" if bench.plans()[0].get(REQUESTS) != ALONE else "reference"
-    arm = arm_of(bench.case, name)
+    arm = bench.case.arm(name)
     if arm.window is None:
         return None
     return _Crowd(bench, name, arm, arm.window).judged()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from replay.case import configuration
 from replay.catalogue import check_pin
 from replay.controls import Stop, check_arms, check_record, other_tokenizer
 from replay.coverage import reservations
@@ -21,7 +22,7 @@ from replay.neighbours import MOST, neighbours
 from replay.races import repeat_all, weigh_race
 from replay.rounding import rounding_or_bug
 from replay.search import EXHAUSTIVE, smallest
-from replay.trial import configuration, unsupported
+from replay.trial import unsupported
 from replay.verdict import OUTCOMES, Control, Factor, Found, Verdict
 from replay.workbench import MAX_TRIALS, Bench
 
@@ -170,7 +171,7 @@ def _factor(bench: Bench, name: str) -> Factor:
 
 def _record_limits(case: Case) -> list[str]:
     """Say what the record itself leaves open."""
-    limits = list(reservations(case, configuration(case))) if case.engine.get("engine") == "vllm" else []
+    limits = list(reservations(case, configuration(case.engine))) if case.engine.get("engine") == "vllm" else []
     limits += case.notes if case.incident.window else ()
     if case.reference.synthetic:
         limits.append("the reference is synthetic: it was executed here and not seen in production")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from replay.case import Case, Plan
+from replay.case import Case, Plan, configuration
 from replay.coverage import uncovered
 
 if TYPE_CHECKING:
@@ -107,10 +107,10 @@ def trace_from(document: dict[str, Any], host: dict[str, Any]) -> Trace:
 
 def unsupported(case: Case) -> str | None:
     """Return why this version cannot run the case again, or None."""
-    engine, batching = case.engine.get("engine"), configuration(case).get("batching", "static")
+    engine, batching = case.engine.get("engine"), configuration(case.engine).get("batching", "static")
     if engine not in ("transformers", "vllm"):
         return f"the case is of engine {engine!r}; this version runs transformers and vLLM again"
-    if engine == "vllm" and (reason := uncovered(case, configuration(case))):
+    if engine == "vllm" and (reason := uncovered(case, configuration(case.engine))):
         return reason
     if batching not in ("static", "continuous"):
         return f"the case is of {batching!r} batching; this version runs static and continuous batching again"
@@ -127,12 +127,6 @@ def unsupported(case: Case) -> str | None:
     if rule == "topk0" != pinned:
         return "the case's token rule is 'topk0', and the incident's plan does not hold token.rule=topk0"
     return None
-
-
-def configuration(case: Case) -> dict[str, Any]:
-    """Return the resolved configuration of the case's engine, {} where it is not on record."""
-    config = case.engine.get("config") or {}
-    return dict(json.loads(config)) if isinstance(config, str) else dict(config)
 
 
 def shared_start(incident: Sequence[int], reference: Sequence[int]) -> int:

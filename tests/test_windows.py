@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from forensics.load import load
 from forensics.store import Store
 from forensics.timeline import Thresholds
 from forensics.whatif import Change, answer, numbers, target_of, what_if
+from forensics.windows import RECORD_ALL
 from replay.casefile import case_from
 
 if TYPE_CHECKING:
@@ -231,3 +233,10 @@ def test_answers() -> None:
     flip = {"token_index": 3, "incident_token": 8, "reference_token": 9}
     assert "token 3 is 8 as it was, 9 with" in answer({"outcome": "proven", "claim": "c", "flip": flip})
     assert answer({"outcome": "not_reproduced", "claim": "why"}) == "not decided (not_reproduced): why"
+
+
+def test_what_is_to_be_recorded_is_asked_for_by_options_that_exist() -> None:
+    named = re.findall(r"--[a-z-]+", RECORD_ALL)
+    source = (ROOT / "forensics" / "cli" / "recording.py").read_text(encoding="utf-8")
+    assert named
+    assert [option for option in named if f'"{option}"' not in source] == []

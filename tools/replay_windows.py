@@ -14,7 +14,7 @@ from replay.trial import Treatment
 
 def main(model: str, contents: str, paths: list[str]) -> None:
     """Print {rows: request → hashes of its logits rows, targets, steps, seconds, why: faults} as one line."""
-    engine = Engine(None, model)
+    engine = Engine(model)
     rows: dict[str, list[str]] = {}
     targets, why, steps = [], [], 0
     started = time.monotonic()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from replay.case import Case, CaseError
 from replay.casefile import case_from
+from replay.engines.faults import out_of_memory
 from replay.host import facts, torch_facts
 from replay.trial import OUT_OF_MEMORY, Trace, Treatment
 
@@ -49,13 +50,6 @@ def answer(engine_for: Callable[[str], Engine]) -> int:
                 _send(answers, {"fault": str(fault)})
                 break
     return 0
-
-
-def out_of_memory(fault: BaseException) -> bool:
-    """Return whether a device or the host had no memory left; torch says so in words."""
-    return isinstance(fault, MemoryError) or any(
-        words in str(fault) for words in ("out of memory", "can't allocate memory")
-    )
 
 
 def _run(engine: Engine, treatment: Treatment) -> Trace:

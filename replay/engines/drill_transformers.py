@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, ContinuousBatchingConfig, GenerationConfig
 
+from replay.engines.faults import in_words
 from replay.engines.transformers_record import request_ids
 from replay.workload import Workload, WorkloadError, in_tokens
 
@@ -90,8 +91,7 @@ def _load(path: str, dtype: str) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(path)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, trust_remote_code=False)
     except (OSError, ValueError, ImportError, RuntimeError, KeyError) as fault:
-        said = next(iter(str(fault).strip().splitlines()), "")
-        raise WorkloadError(f"no model can be loaded from {path} ({type(fault).__name__}: {said})") from None
+        raise WorkloadError(f"no model can be loaded from {path} ({in_words(fault)})") from None
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 

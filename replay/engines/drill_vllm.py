@@ -13,6 +13,7 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # read at import: the engine
 from transformers import AutoConfig, AutoTokenizer
 from vllm import LLM, SamplingParams
 
+from replay.engines.faults import in_words
 from replay.workload import Workload, WorkloadError, in_tokens
 
 if TYPE_CHECKING:
@@ -33,10 +34,8 @@ class Service:
             self.prompts = in_tokens(workload, AutoTokenizer.from_pretrained(workload.model), context)
             self.llm = self._engine(workload)
         except (OSError, ValueError, RuntimeError) as fault:
-            said = next(iter(str(fault).strip().splitlines()), "")
-            why = f"{type(fault).__name__}: {said}"
             raise WorkloadError(
-                f"vLLM cannot serve {workload.model} ({why}); VLLM_LOGGING_LEVEL=INFO says more"
+                f"vLLM cannot serve {workload.model} ({in_words(fault)}); VLLM_LOGGING_LEVEL=INFO says more"
             ) from None
         self.sampling = SamplingParams(temperature=0, max_tokens=workload.max_tokens)
 

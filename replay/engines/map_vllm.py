@@ -19,6 +19,7 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # read at import: the engine
 from vllm import LLM, SamplingParams
 from vllm.v1.request import Request
 
+from replay.engines.faults import in_words
 from replay.engines.transformers_hooks import row_sha256
 from replay.engines.vllm_worker import wrap
 from replay.plan_map.__main__ import parser, say
@@ -145,8 +146,7 @@ def main() -> int:
         say(f"error: {fault}")
         return fault.exit_code
     except (OSError, ValueError, RuntimeError) as fault:
-        said = next(iter(str(fault).strip().splitlines()), "")
-        say(f"error: vLLM cannot run {options.model}: {type(fault).__name__}: {said}")
+        say(f"error: vLLM cannot run {options.model}: {in_words(fault)}")
         return BAD_INPUT
     except KeyboardInterrupt:
         return 130

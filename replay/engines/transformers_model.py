@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from replay.case import CaseError
-from replay.engines.child import out_of_memory
+from replay.engines.faults import in_words, out_of_memory
 
 RANDOM = "random"
 """In place of a folder: two layers with random weights, to see what a machine honours without any model."""
@@ -51,8 +51,7 @@ class Models:
         except Exception as fault:
             if out_of_memory(fault):
                 raise
-            why = f"{type(fault).__name__}: {next(iter(str(fault).strip().splitlines()), '')}"
-            raise CaseError(f"no model can be loaded from {self.path} ({why}); see --model DIR") from None
+            raise CaseError(f"no model can be loaded from {self.path} ({in_words(fault)}); see --model DIR") from None
 
 
 def random_model(dtype: torch.dtype) -> Any:

@@ -6,9 +6,9 @@ port. What then resolves otherwise than on record is returned, so that a replay 
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
+from replay.case import configuration
 from replay.engines.vllm_records import resolved_config
 
 if TYPE_CHECKING:
@@ -50,12 +50,6 @@ def arguments(engine: Mapping[str, Any], model_path: str) -> dict[str, Any]:
     found["scheduling_policy"] = found.pop("policy", None) or found["scheduling_policy"]
     given = {name: value for name, value in found.items() if value is not None}
     return given | {"model": model_path, "tokenizer": model_path, "async_scheduling": False, "disable_log_stats": True}
-
-
-def configuration(engine: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the resolved configuration of an engine record."""
-    config = engine.get("config") or {}
-    return dict(json.loads(config)) if isinstance(config, str) else dict(config)
 
 
 def build(given: dict[str, Any]) -> Any:

@@ -29,24 +29,15 @@ if TYPE_CHECKING:
 class Engine:
     """Live engines of one model, one at a time: a plan with other settings builds another one.
 
-    live: the engine of the last trial, whose notes hold what all requests of that trial got.
+    case: whose request runs. live: the engine of the last trial, whose notes hold what all requests of that trial got.
     """
 
-    def __init__(self, case: Case | None, model_path: str) -> None:
-        self._case = case
+    case: Case
+
+    def __init__(self, model_path: str) -> None:
         self.model_path = model_path
         self.live: Live | None = None
         self._given: dict[str, Any] = {}
-
-    @property
-    def case(self) -> Case:
-        """Return the case whose request runs."""
-        assert self._case is not None
-        return self._case
-
-    @case.setter
-    def case(self, case: Case) -> None:
-        self._case = case
 
     def run(self, treatment: Treatment) -> Trace:
         """Return what the treatment gives, or a refused trace."""
@@ -95,7 +86,7 @@ class Engine:
 
 def _hits(case: Case, name: str) -> dict[str, int]:
     """Return how much of each request was found in the prefix cache when it first ran."""
-    window = (case.incident if name == "incident" else case.reference).window
+    window = case.arm(name).window
     found: dict[str, int] = {}
     for _, rows in window.schedule if window else ():
         for req_id, _scheduled, computed in rows:
@@ -106,7 +97,7 @@ def _hits(case: Case, name: str) -> dict[str, int]:
 def main() -> int:
     """Answer as the child of a proof."""
     os.environ[HASH_LOGITS] = "1"
-    return answer(lambda model_path: Engine(None, model_path))
+    return answer(Engine)
 
 
 if __name__ == "__main__":
