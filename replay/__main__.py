@@ -48,6 +48,9 @@ def parser() -> argparse.ArgumentParser:
         "--repeats", type=int, default=REPEATS, metavar="N", help="times that the incident runs again, to see a race"
     )
     parse.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="trials at once, each in a process with the model of its own"
+    )
+    parse.add_argument(
         "--arms-only", action="store_true", help="only whether the two arms differ, not what explains it"
     )
     parse.add_argument(
@@ -66,6 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _doctor(options)
     if options.case is None or options.output is None:
         parse.error("a case file and -o VERDICT are needed, or --doctor")
+    if options.jobs < 1:
+        parse.error("--jobs takes a number from 1")
     try:
         for pin in options.pin_algo:
             check_pin(pin)
@@ -86,6 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
             journal=journal,
             engine="vllm" if case.engine.get("engine") == "vllm" else "transformers",
             variables=variables(case) if case.engine.get("engine") == "vllm" else {},
+            jobs=options.jobs,
         )
         with children:
             verdict = prove(
@@ -97,6 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
                 config=_config(model),
                 repeats=options.repeats,
                 arms_only=options.arms_only,
+                jobs=options.jobs,
                 command=shlex.join(["python", "-m", "replay", *given]),
                 say=_say,
             )

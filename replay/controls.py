@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from replay.trial import Trace
     from replay.workbench import Bench
 
-NOT_DETERMINISTIC = "one plan gave two results in one process: the execution itself is not deterministic"
+NOT_DETERMINISTIC = "one plan gave two results: the execution itself is not deterministic"
 ARCHITECTURE = {
     "num_layers": "num_hidden_layers", "num_heads": "num_attention_heads", "num_kv_heads": "num_key_value_heads",
     "hidden_size": "hidden_size", "vocab_size": "vocab_size",
@@ -78,14 +78,19 @@ def other_tokenizer(case: Case, tokenizer_sha256: str | None) -> str | None:
 def check_arms(bench: Bench, controls: list[Control]) -> None:
     """Run both arms, the incident twice, against the record; set the flip on the bench. Raises Stop."""
     case = bench.case
-    incident = bench.trial("control: incident", case.incident.plan)
-    reference = bench.trial("control: reference", case.reference.plan)
+    runs = {
+        "control: incident": Treatment(case.incident.plan),
+        "control: reference": Treatment(case.reference.plan),
+        "control: incident again": Treatment(case.incident.plan, repeat=1),
+    }
+    bench.ahead(runs.items())
+    incident, reference = (bench.trial(name, runs[name]) for name in ("control: incident", "control: reference"))
     for name, trace in (("incident", incident), ("reference", reference)):
         if trace.failed:
             raise Stop("inconclusive", f"the {name} plan gave no result: {trace.failed}", controls)
         if problem := trace.refused or pin_not_taken(trace):
             raise Stop("not_pinned", f"the {name} plan could not be put in force: {problem}", controls)
-    again = bench.trial("control: incident again", Treatment(case.incident.plan, repeat=1))
+    again = bench.trial("control: incident again", runs["control: incident again"])
     if again.failed:
         raise Stop("inconclusive", f"the incident plan gave no result the second time: {again.failed}", controls)
     count = max(len(incident.tokens), len(again.tokens))

@@ -24,13 +24,18 @@ def history_or_step(bench: Bench) -> History:
     if flip == 0:
         return History("step", None, "the flip is at the first token: there is no history before its pass")
     incident, reference = bench.plans()
-    own = _trial(bench, "history and step of the incident, put together again", incident, incident, flip)
+    crossed = (
+        _named("history and step of the incident, put together again", incident, incident, flip),
+        _named("history of the incident, step of the reference", reference, incident, flip),
+        _named("history of the reference, step of the incident", incident, reference, flip),
+    )
+    bench.ahead(crossed)
+    own = bench.trial(*crossed[0])
     if problem := _unusable(own):
         return History("open", None, f"keys and values could not be moved: {problem}")
     if not own.same_bits(bench.arms[0], bench.count):
         return History("open", None, "the incident's own keys and values, put back, did not give its bits")
-    old = _trial(bench, "history of the incident, step of the reference", reference, incident, flip)
-    new = _trial(bench, "history of the reference, step of the incident", incident, reference, flip)
+    old, new = (bench.trial(*one) for one in crossed[1:])
     if problem := _unusable(old) or _unusable(new):
         return History("open", None, f"history and step could not be crossed: {problem}")
     turned = _gives_incident(bench, old), not _gives_incident(bench, new)
@@ -51,7 +56,7 @@ def _first_pass(bench: Bench, incident: Plan, reference: Plan, flip: int, how: s
     while high - low > 1:
         middle = (low + high) // 2
         name = f"passes 0 to {middle - 1} of the incident, the rest of the reference"
-        trace = _trial(bench, name, reference, incident, middle)
+        trace = bench.trial(*_named(name, reference, incident, middle))
         if (problem := _unusable(trace)) or not trace.same_tokens(bench.arms[0], bench.count - 1):
             why = problem or "an earlier token turned"
             return History("history", None, f"{how}; which pass carries it is open: {why}")
@@ -61,8 +66,8 @@ def _first_pass(bench: Bench, incident: Plan, reference: Plan, flip: int, how: s
     return History("history", high - 1, f"{text}: {which} carries it")
 
 
-def _trial(bench: Bench, name: str, plan: Plan, history: Plan, switch: int) -> Trace:
-    return bench.trial(f"history: {name}", Treatment(plan, history, switch))
+def _named(name: str, plan: Plan, history: Plan, switch: int) -> tuple[str, Treatment]:
+    return f"history: {name}", Treatment(plan, history, switch)
 
 
 def _unusable(trace: Trace) -> str | None:

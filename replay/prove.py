@@ -48,16 +48,18 @@ def prove(
     config: dict[str, Any] | None = None,
     repeats: int = REPEATS,
     arms_only: bool = False,
+    jobs: int = 1,
     command: str = "",
     say: Callable[[str], None] = lambda _line: None,
 ) -> Verdict:
     """Return what trials of the case show of the pinned factors; without pins, of the smallest set that explains it.
 
     pins: 'FACTOR=VALUE', 'incident' or 'reference' (both: every differing factor). config: the model's config.json.
-    arms_only: whether the two arms differ is all that is asked. Raises PinError on other text.
+    arms_only: whether the two arms differ is all that is asked. jobs: trials that `run` takes at once, from threads.
+    Raises PinError on other text.
     """
     wanted = [check_pin(text) for text in pins]
-    bench = Bench(case, run, say)
+    bench = Bench(case, run, say, jobs=jobs)
     controls: list[Control] = []
     more: dict[str, Any] = {}
     try:

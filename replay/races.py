@@ -10,7 +10,6 @@ from replay.trial import Treatment
 from replay.verdict import Repeats
 
 if TYPE_CHECKING:
-    from replay.trial import Trace
     from replay.workbench import Bench
 
 RACE_RUNS = 5
@@ -23,11 +22,10 @@ def repeat_all(bench: Bench, wanted: int) -> Repeats:
     for one in bench.done:
         if one.treatment.repeat == 0 and not one.trace.missing:
             firsts.setdefault(str(sorted(catalogue.environment(one.treatment.plan).items())), one.treatment)
+    bench.ahead(_next(bench, treatment) for treatment in firsts.values())
     for treatment in firsts.values():
-        _again(bench, treatment)
-    incident = Treatment(bench.plans()[0])
-    while _repeats_of(bench, incident) < wanted and not _again(bench, incident).missing:
-        pass
+        bench.trial(*_next(bench, treatment))
+    _until(bench, Treatment(bench.plans()[0]), wanted)
     return count(bench)
 
 
@@ -48,8 +46,7 @@ def weigh_race(bench: Bench) -> Repeats:
     shares = []
     token = bench.arms[0].tokens[bench.count - 1 :][:1]
     for plan in bench.plans():
-        while _repeats_of(bench, Treatment(plan)) < RACE_RUNS - 1 and not _again(bench, Treatment(plan)).missing:
-            pass
+        _until(bench, Treatment(plan), RACE_RUNS - 1)
         traces = [one.trace for one in bench.done if one.treatment.plan == plan and one.treatment.history is None]
         ran = {id(trace): trace for trace in traces if not trace.missing}.values()
         shares.append((sum(trace.tokens[bench.count - 1 :][:1] == token for trace in ran), len(ran)))
@@ -78,6 +75,15 @@ def _repeats_of(bench: Bench, treatment: Treatment) -> int:
     return sum(one.treatment.plan == treatment.plan and one.treatment.repeat > 0 for one in bench.done)
 
 
-def _again(bench: Bench, treatment: Treatment) -> Trace:
-    number = _repeats_of(bench, treatment) + 1
-    return bench.trial(f"again: repeat {number}", Treatment(treatment.plan, repeat=number))
+def _until(bench: Bench, treatment: Treatment, wanted: int) -> None:
+    """Repeat a treatment until it has run again `wanted` times, or gives nothing."""
+    to_run = range(wanted - _repeats_of(bench, treatment))
+    bench.ahead(_next(bench, treatment, later) for later in to_run)
+    for _ in to_run:
+        if bench.trial(*_next(bench, treatment)).missing:
+            return
+
+
+def _next(bench: Bench, treatment: Treatment, later: int = 0) -> tuple[str, Treatment]:
+    number = _repeats_of(bench, treatment) + 1 + later
+    return f"again: repeat {number}", Treatment(treatment.plan, repeat=number)

@@ -9,6 +9,7 @@ import math
 from typing import TYPE_CHECKING
 
 from replay.exchange import pin_not_taken
+from replay.trial import Treatment
 from replay.verdict import Rounding
 
 if TYPE_CHECKING:
@@ -40,10 +41,12 @@ def rounding_or_bug(bench: Bench) -> Rounding:
 def _fp32_agrees(bench: Bench) -> tuple[bool | None, str]:
     if "dtype.weights" in bench.factors():
         return None, "the weights' dtype differs between the arms, so an fp32 run of both is not the same question"
-    traces = [
-        bench.trial(f"fp32: {name}", plan | {"dtype.weights": "float32"})
+    pair = [
+        (f"fp32: {name}", Treatment(plan | {"dtype.weights": "float32"}))
         for name, plan in zip(("incident", "reference"), bench.plans(), strict=True)
     ]
+    bench.ahead(pair)
+    traces = [bench.trial(name, treatment) for name, treatment in pair]
     for trace in traces:
         if problem := trace.missing or pin_not_taken(trace):
             return None, f"the arms could not be run in fp32: {problem}"

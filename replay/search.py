@@ -35,7 +35,7 @@ def smallest(bench: Bench) -> Found:
 
 def _exhaustive(bench: Bench, differing: tuple[str, ...]) -> Found:
     sets = [names for size in range(1, len(differing) + 1) for names in combinations(differing, size)]
-    swaps = [bench.swap(names) for names in sets]
+    swaps = bench.swaps(sets)
     proven = [swap for swap in swaps if swap.proven]
     still_open = [swap for swap in swaps if swap.status == "open"]
     if not proven:

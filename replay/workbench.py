@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -11,7 +12,7 @@ from replay.trial import Trace, Treatment, shared_start
 from replay.verdict import Ran
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from replay.case import Case, Plan
     from replay.trial import Run
@@ -34,10 +35,13 @@ class Done:
 
 
 class Bench:
-    """Runs trials of one case. `incident`, `reference` and `count` are set once the controls have passed."""
+    """Runs trials of one case. `incident`, `reference` and `count` are set once the controls have passed.
 
-    def __init__(self, case: Case, run: Run, say: Callable[[str], None] = lambda _line: None) -> None:
-        self.case, self._run, self.say = case, run, say
+    jobs: how many trials `run` may be asked for at once. It changes the time of a proof and nothing else.
+    """
+
+    def __init__(self, case: Case, run: Run, say: Callable[[str], None] = lambda _line: None, *, jobs: int = 1) -> None:
+        self.case, self._run, self.say, self._jobs = case, run, say, jobs
         self.done: list[Done] = []
         self.executed, self.seconds = 0, 0.0
         self.limit = MAX_TRIALS
@@ -56,22 +60,48 @@ class Bench:
     def trial(self, name: str, treatment: Treatment | Plan) -> Trace:
         """Execute a treatment under a name, or remember it where it has run. Beyond the budget nothing runs."""
         wanted = treatment if isinstance(treatment, Treatment) else Treatment(treatment)
-        whole = replace(wanted, must_give=())
-        known = self._known.get(whole.key()) or self._known.get(wanted.key())
+        known = self._remembered(wanted)
         if known is None and self.executed >= self.limit:
             return Trace(wanted.plan, failed=SPENT)
         if known is None:
-            self.executed += 1
-            self.say(f"trial {self.executed}: {name}")
-            started = time.monotonic()
-            trace = self._run(self.case, wanted)
-            self.seconds += time.monotonic() - started
-            if trace.missing:
-                self.say(f"trial {self.executed} gave nothing: {trace.missing}")
-            known = Done(name, wanted, trace, self.executed)
-            self._known[(whole if trace.stopped is None else wanted).key()] = known
+            known = self._execute(name, wanted, self._number(name))
         self.done.append(replace(known, name=name))
         return known.trace
+
+    def ahead(self, wanted: Iterable[tuple[str, Treatment]]) -> None:
+        """Run trials side by side that will all be asked for by these names, so that asking finds them done."""
+        if self._jobs == 1:
+            return
+        new: dict[str, tuple[str, Treatment]] = {}
+        for name, one in wanted:
+            if self._remembered(one) is None:
+                new.setdefault(one.key(), (name, one))
+        chosen = list(new.values())[: max(self.limit - self.executed, 0)]
+        pool = ThreadPoolExecutor(self._jobs)
+        try:
+            running = [pool.submit(self._execute, name, one, self._number(name)) for name, one in chosen]
+            for trial in running:
+                trial.result()
+        finally:  # after a fault or Ctrl-C nothing waits for the others: whoever owns the processes ends them
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _remembered(self, wanted: Treatment) -> Done | None:
+        return self._known.get(replace(wanted, must_give=()).key()) or self._known.get(wanted.key())
+
+    def _number(self, name: str) -> int:
+        self.executed += 1
+        self.say(f"trial {self.executed}: {name}")
+        return self.executed
+
+    def _execute(self, name: str, wanted: Treatment, number: int) -> Done:
+        started = time.monotonic()
+        trace = self._run(self.case, wanted)
+        self.seconds += time.monotonic() - started
+        if trace.missing:
+            self.say(f"trial {number} gave nothing: {trace.missing}")
+        done = Done(name, wanted, trace, number)
+        self._known[(wanted if trace.stopped else replace(wanted, must_give=())).key()] = done
+        return done
 
     def known(self, plan: Plan) -> Trace | None:
         """Return what a plan gave if it has run, without running it."""
@@ -109,6 +139,25 @@ class Bench:
 
         arms: plans to exchange between, default those on record; note: what is special about them.
         """
+        found: dict[str, Trace] = {}
+        settled = False
+        for half, name, treatment in self._halves(names, arms, until, note):
+            found[half] = trace = Trace(treatment.plan, failed=NOT_NEEDED) if settled else self.trial(name, treatment)
+            arm = self.arms[half == "restored"]
+            ran = trace.missing is None and pin_not_taken(trace) is None
+            gave = ran and trace.same_bits(arm, self.count)
+            settled = (until == "failed" and ran and not gave) or (until == "unproven" and not gave)
+        return self._compare(tuple(names), found["restored"], found["induced"])
+
+    def swaps(self, sets: Sequence[tuple[str, ...]]) -> list[Swap]:
+        """Run both exchanges of every set."""
+        self.ahead((name, treatment) for names in sets for _, name, treatment in self._halves(names))
+        return [self.swap(names) for names in sets]
+
+    def _halves(
+        self, names: Sequence[str], arms: Arms | None = None, until: Until = "both", note: str = ""
+    ) -> list[tuple[str, str, Treatment]]:
+        """Return which half, its name and its treatment, in the order in which they run."""
         incident, reference = arms or self.plans()
         text = ", ".join(names)
         halves = [
@@ -117,20 +166,11 @@ class Bench:
         ]
         if until != "both":
             halves.sort(key=lambda half: self._launch_tokens(half[2]))
-        found: dict[str, Trace] = {}
-        settled = False
-        for half, what, plan in halves:
-            arm = self.arms[half == "restored"]
-            hashes = () if until == "both" else arm.logits_sha256[: self.count]
-            found[half] = trace = (
-                Trace(plan, failed=NOT_NEEDED)
-                if settled
-                else self.trial(f"{half}: {what}", Treatment(plan, must_give=hashes))
-            )
-            ran = trace.missing is None and pin_not_taken(trace) is None
-            gave = ran and trace.same_bits(arm, self.count)
-            settled = (until == "failed" and ran and not gave) or (until == "unproven" and not gave)
-        return self._compare(tuple(names), found["restored"], found["induced"])
+        hashes = {
+            half: () if until == "both" else self.arms[half == "restored"].logits_sha256[: self.count]
+            for half, _, _ in halves
+        }
+        return [(half, f"{half}: {what}", Treatment(plan, must_give=hashes[half])) for half, what, plan in halves]
 
     def _launch_tokens(self, plan: Plan) -> int:
         padding = sum(int(plan.get(name, 0)) for name in ("batch.left_pad", "batch.right_pad"))

@@ -72,15 +72,15 @@ DECOYS: list[dict[str, str]] = [
 class Bench:
     """The model folder, and children that stay alive over all single trials; a proof starts processes of its own."""
 
-    def __init__(self, model: Path, children: Children, tokens: int) -> None:
-        self.model, self.children, self.tokens = model, children, tokens
+    def __init__(self, model: Path, children: Children, tokens: int, jobs: int = 1) -> None:
+        self.model, self.children, self.tokens, self.jobs = model, children, tokens, jobs
         self.weights = weights_sha256(model)
 
     def prove(self, case: Case) -> tuple[Verdict, dict[str, Any]]:
         """Return the verdict, and what it took."""
         started, cpu = time.perf_counter(), _cpu_of_children()
-        with Children(self.model) as children:
-            verdict = prove(case, [], children.run, weights_sha256=self.weights)
+        with Children(self.model, jobs=self.jobs) as children:
+            verdict = prove(case, [], children.run, weights_sha256=self.weights, jobs=self.jobs)
         seconds, cpu = round(time.perf_counter() - started, 1), round(_cpu_of_children() - cpu, 1)
         runs = len({trial.execution for trial in verdict.trials})
         return verdict, {
@@ -277,12 +277,14 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--built", type=int, default=3, help="cases a known factor")
     parser.add_argument("--decoyed", type=int, default=25, help="cases on which decoys are tried")
+    parser.add_argument("--jobs", type=int, default=1, help="trials of a proof at once")
     options = parser.parse_args()
     torch.set_num_threads(1)
     prompts = held_out_prompts(options.model)[: options.prompts]
     about: dict[str, Any] = {
         "command": f"python tools/prove_flips.py MODEL OUT --prompts {options.prompts} --tokens {options.tokens} "
-        f"--built {options.built} --decoyed {options.decoyed}",
+        f"--built {options.built} --decoyed {options.decoyed}"
+        + (f" --jobs {options.jobs}" if options.jobs > 1 else ""),
         "machine": {"cpu": cpu_facts(), "versions": library_versions(), "threads": 1},
         "model": {"name": options.model.name, "weights_sha256": weights_sha256(options.model)},
     }
@@ -290,7 +292,7 @@ def main() -> None:
     if "overhead" not in evidence:
         evidence["overhead"] = overhead(options.model, prompts[0], options.tokens)
     with Children(options.model) as children:
-        bench = Bench(options.model, children, options.tokens)
+        bench = Bench(options.model, children, options.tokens, options.jobs)
         tried = evidence.setdefault("decoys", {"cases": 0})
         for dtype in (torch.bfloat16, torch.float32):
             part = evidence.setdefault(

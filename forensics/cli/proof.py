@@ -53,6 +53,7 @@ def case(
 @app.command(
     epilog=examples(
         "forensics replay batch-6",
+        "forensics replay batch-6 --jobs 2",
         "forensics replay batch-6 --pin-algo batch.left_pad=0 --timeout 300",
         "forensics replay REQ --model MODEL --python /srv/venv/bin/python",
     )
@@ -72,6 +73,7 @@ def replay(
         float, typer.Option("--timeout", parser=above_zero, help="Seconds that one trial may take.")
     ] = 600.0,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Times that the incident runs again.")] = 2,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Trials at once, each with a model in memory.")] = 1,
     db: Db = STORE,
 ) -> None:
     """Execute the effective request again under forced factors of the plan, and file the verdict."""
@@ -85,7 +87,8 @@ def replay(
     with opened(db) as store:
         built = build_case(store, assemble(store, req_id, against, limits()))
     arguments = [word for pin in pin_algo or [] for word in ("--pin-algo", pin)]
-    arguments += ["--timeout", str(timeout), "--repeats", str(repeats), *(["--model", str(model)] if model else [])]
+    arguments += ["--timeout", str(timeout), "--repeats", str(repeats), "--jobs", str(jobs)]
+    arguments += ["--model", str(model)] if model else []
     done = run(built, db.parent / f"{db.stem}-verdicts", python, arguments)
     verdict = parse(done.document, str(done.path))
     rows = [[one.name, one.tokens_equal, one.bits_equal, one.no_result] for one in verdict.trials]

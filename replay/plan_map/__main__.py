@@ -13,7 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from replay.children import Children, child_environment
+from replay.child_process import child_environment
+from replay.children import Children
 from replay.plan_map.cells import MapError
 from replay.plan_map.trials import chart
 from replay.trial import BAD_INPUT, UNDECIDED, USAGE, TrialError

@@ -131,21 +131,23 @@ def test_a_case_that_no_engine_here_can_run_is_inconclusive_with_the_reason(plan
     assert says in verdict["claim"]
 
 
-def test_ctrl_c_keeps_what_ran_and_the_next_run_goes_on(planted, model_path, tmp_path):
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_ctrl_c_keeps_what_ran_and_the_next_run_goes_on(planted, model_path, tmp_path, jobs):
     path, out = tmp_path / "case.json", tmp_path / "verdict.json"
     path.write_text(planted.to_json())
     command = [sys.executable, "-m", "replay", str(path), "-o", str(out), "--model", str(model_path)]
+    command += ["--jobs", str(jobs)]
 
     def heed_interrupts():  # a shell that runs tests in the background has them ignored
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts) as process:
         for line in process.stderr:
-            if "trial 3" in line:
+            if "trial 4" in line:
                 process.send_signal(signal.SIGINT)
         assert process.wait() == 130
     assert not out.exists()
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert again.returncode == 1, again.stderr
-    assert "2 trials were taken over" in again.stderr
+    assert "2 trials were taken over" in again.stderr  # both arms; a repeat runs each time
     assert json.loads(out.read_text())["outcome"] == "proven"

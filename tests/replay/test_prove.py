@@ -1,7 +1,9 @@
 """What is claimed from trials. The trials are made up here: a world is a rule from plan to bits and token."""
 
+import copy
 import itertools
 import json
+import threading
 from pathlib import Path
 
 import jsonschema
@@ -13,7 +15,7 @@ from replay.casefile import case_from
 from replay.catalogue import PinError
 from replay.prove import OUTCOMES, prove
 from replay.record import token_ids_sha256
-from replay.trial import Trace
+from replay.trial import Trace, TrialError
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
 
@@ -53,6 +55,41 @@ def test_every_outcome_is_reached_and_the_document_satisfies_its_schema(outcome)
     document = json.loads(verdict.to_json())
     jsonschema.validate(document, json.loads((SCHEMAS / "verdict.v1.json").read_text()))
     assert set(document) == set(json.loads((SCHEMAS / "verdict.v1.json").read_text())["properties"])
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_trials_side_by_side_give_the_verdict_of_trials_one_by_one(outcome):
+    case, pins, world = CASES[outcome]
+    weights = "other" if outcome == "weights_differ" else "w"
+    one, two = (prove(case, pins, copy.deepcopy(world), weights_sha256=weights, jobs=jobs) for jobs in (1, 2))
+    assert [trial.name for trial in one.trials] == [trial.name for trial in two.trials]
+    assert (one.outcome, one.claim, one.factors, one.repeats) == (two.outcome, two.claim, two.factors, two.repeats)
+
+
+def test_two_jobs_run_two_trials_at_once_and_never_three():
+    world, meeting, inside, most = World(by("gemm.k_split")), threading.Barrier(2), [], []
+
+    def run(case, treatment):
+        inside.append(treatment)
+        most.append(len(inside))
+        if treatment.history is None and treatment.plan in (INCIDENT, REFERENCE) and not treatment.repeat:
+            meeting.wait(10)  # a trial that runs by itself is never met
+        trace = world(case, treatment)
+        inside.remove(treatment)
+        return trace
+
+    assert prove(make_case(), [], run, weights_sha256="w", jobs=2).outcome == "proven"
+    assert max(most) == 2
+
+
+def test_a_fault_of_one_of_two_trials_ends_the_proof():
+    def run(case, treatment):
+        if treatment.plan == REFERENCE:
+            raise TrialError("no such file", 3)
+        return World(by("gemm.k_split"))(case, treatment)
+
+    with pytest.raises(TrialError, match="no such file"):
+        prove(make_case(), [], run, weights_sha256="w", jobs=2)
 
 
 @pytest.mark.parametrize(("here", "said"), [("other", True), ("t", False), (None, False)])

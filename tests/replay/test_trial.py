@@ -4,13 +4,15 @@ import json
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from replay_worlds import make_case
 
 from replay.case import Arm
-from replay.children import Children, child_environment
+from replay.child_process import child_environment
+from replay.children import Children
 from replay.journal import Journal
 from replay.trial import Treatment, TrialError, unsupported
 
@@ -59,6 +61,14 @@ def test_treatments_of_one_kind_share_a_child_and_others_get_their_own(stub):
     pids = [trace.logits_sha256[0] for trace in traces]
     assert pids[0] == pids[2] != pids[1]
     assert [trace.host["capability"] for trace in traces] == [None, "avx2", None]
+
+
+def test_two_jobs_have_a_child_each_and_keep_it(stub):
+    case = make_case()
+    with Children("m", python=stub(broken="time.sleep(0.5)"), jobs=2) as children, ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: children.run(case, Treatment(BAD)).logits_sha256[0], range(2)))
+        assert both[0] != both[1]
+        assert children.run(case, Treatment(PLAN)).logits_sha256[0] in both
 
 
 def test_history_and_step_of_two_processes_are_refused(stub):
