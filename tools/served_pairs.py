@@ -49,9 +49,10 @@ def record(python: str, model: Path, folder: Path, shape: Load) -> dict[str, Any
     with Store.open(folder / "forensics.duckdb", create=True) as store:
         ingest(sorted(log.glob("*.jsonl")), store, None)
         pairs = {one.name: pair(store, one.name) for one in shape.asks}
-        run_id = next(iter(pairs.values())).target.request["run_id"]
-        events = store.ask("events", run_id=run_id, replica_id="load", first=0, last=1 << 40)
+        engine = next(iter(pairs.values())).target.engine or {}
+        events = store.ask("events", run_id=engine["run_id"], replica_id="load", first=0, last=1 << 40)
     return took | {
+        "engine": f"vllm {engine['engine_version']}, {engine['dtype']}",
         "requests": len(pairs),
         "preemptions_under_load": events.filter(events["what"] == "preemption").height,
         "standings": dict(Counter(one.standing for one in pairs.values())),
@@ -67,5 +68,5 @@ def in_rounds(asks: tuple[Ask, ...]) -> Iterator[list[Ask]]:
 
 
 def pair(store: Store, name: str) -> Incident:
-    """Return the comparison of a request under load with itself alone."""
-    return assemble(store, f"load-{name}", f"idle-{name}", Thresholds())
+    """Return the comparison of a request under load with itself alone. vLLM numbers the prompts of one request."""
+    return assemble(store, f"cmpl-load-{name}-0", f"cmpl-idle-{name}-0", Thresholds())
