@@ -13,7 +13,7 @@ import polars as pl
 from forensics.completeness import losses, lost
 from forensics.errors import ForensicsError, not_replayable
 from forensics.text import printable
-from replay.case import Asked, Composition, Order, Window
+from replay.case import Asked, Composition, Order, Window, section
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -69,8 +69,7 @@ def alone(window: Window, req_id: str) -> Window:
 
 def caches_prefixes(engine: dict[str, Any] | None) -> bool:
     """Return whether the run's engine keeps the KV of prefixes; an engine record that does not say counts as yes."""
-    config = json.loads((engine or {}).get("config") or "{}")
-    return bool((config.get("cache_config") or {}).get("enable_prefix_caching", True))
+    return bool(section(engine or {}, "cache_config").get("enable_prefix_caching", True))
 
 
 def _start(evidence: Evidence, came: list[dict[str, Any]], orders: pl.DataFrame, *, cached: bool) -> tuple[int, str]:

