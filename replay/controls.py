@@ -120,7 +120,8 @@ def _reproduced(case: Case, name: str, arm: Arm, trace: Trace, controls: list[Co
         return
     changed = changed_environment(case.engine, trace.host)
     if changed:
-        claim = f"the {name} did not come out as recorded, and this machine differs from the recorded one: {changed}"
+        what = f"the {name} did not come out as recorded ({fault})"
+        claim = f"{what}, and this machine differs from the recorded one: {changed}"
         raise Stop("environment_differs", claim, controls)
     raise Stop("not_reproduced", f"the {name} plan did not give the recorded output: {fault}", controls)
 

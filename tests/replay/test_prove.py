@@ -191,7 +191,9 @@ def test_without_tokens_and_logits_on_record_nothing_is_claimed():
 
 def test_the_changed_fact_of_the_machine_is_named():
     case, pins, world = CASES["environment_differs"]
-    assert "device cpu A then, cpu B here" in prove(case, pins, world).claim
+    claim = prove(case, pins, world).claim
+    assert "device cpu A then, cpu B here" in claim
+    assert "recorded (token 1 is " in claim, "the first difference is named too"
 
 
 def test_a_synthetic_reference_is_labelled():
