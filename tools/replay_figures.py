@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from vllm_load import Load, ask_rounds, loads, random_ids
+from vllm_load import Load, ask_rounds, in_rounds, loads, random_ids
 from vllm_server import DEFAULTS, serving
 
 from forensics.casefile import build_case
@@ -46,11 +46,13 @@ def main() -> None:
         "--sample", type=int, default=20, help="requests whose neighbours' ids are withheld, each shape"
     )
     parser.add_argument("--apart-ms", type=float, default=25.0)
+    parser.add_argument("--round", type=int, help="requests from one idle moment, with the cache emptied, to the next")
     parser.add_argument("--shapes", default="steady,bursts,mixed")
     options = parser.parse_args()
     vocabulary = int(json.loads((options.model / "config.json").read_text())["vocab_size"])
     again = (f"python tools/replay_figures.py OUT.json --model {options.model.name} --python VLLM_PYTHON "
              f"--count {options.count} --sample {options.sample} --apart-ms {options.apart_ms:g}")  # fmt: skip
+    again += f" --round {options.round}" if options.round else ""
     figures = begun(options.out, {"command": again, "cpu": cpu_facts()})
     for name, shape in loads(options.count, random_ids(vocabulary), options.apart_ms / 1000).items():
         if name in options.shapes.split(",") and name not in figures["shapes"]:
@@ -74,7 +76,8 @@ def figure(folder: Path, shape: Load, options: argparse.Namespace) -> dict[str, 
     log = folder / "log"
     log.mkdir()
     with serving(options.python, options.model, log, "a", shape.flags) as port:
-        recorded_s = ask_rounds(options.python, port, [shape.asks])
+        rounds = in_rounds(shape.asks, options.round or len(shape.asks))
+        recorded_s = ask_rounds(options.python, port, rounds, emptied=bool(options.round))
     with Store.in_memory() as store:
         ingest([path for path in log.iterdir() if path.suffix == ".jsonl"], store, None)
         requests = store.ask("find", since=None, until=None, replica=None, model=None, part_of_id=None, prompts=None,

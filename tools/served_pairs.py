@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from train_tiny_model import documents
 from transformers import AutoTokenizer
-from vllm_load import Ask, Load, Words, ask_rounds, stretches
+from vllm_load import Load, Words, ask_rounds, in_rounds, stretches
 from vllm_server import serving
 
 from forensics.incident import Incident, assemble
@@ -22,7 +22,6 @@ from forensics.store import Store
 from forensics.timeline import Thresholds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 ROUND = 20
@@ -42,10 +41,10 @@ def record(python: str, model: Path, folder: Path, shape: Load) -> dict[str, Any
     log = folder / "log"
     log.mkdir(parents=True)
     took = {}
-    for life, rounds in (("idle", [[replace(one, at=0.0)] for one in shape.asks]), ("load", in_rounds(shape.asks))):
-        named = [[replace(one, name=f"{life}-{one.name}") for one in some] for some in rounds]
+    for life, size in (("idle", 1), ("load", ROUND)):
+        rounds = in_rounds([replace(one, name=f"{life}-{one.name}") for one in shape.asks], size)
         with serving(python, model, log, life, shape.flags) as port:
-            took[f"{life}_s"] = round(ask_rounds(python, port, named, emptied=True), 1)
+            took[f"{life}_s"] = round(ask_rounds(python, port, rounds, emptied=True), 1)
     with Store.open(folder / "forensics.duckdb", create=True) as store:
         ingest(sorted(log.glob("*.jsonl")), store, None)
         pairs = {one.name: pair(store, one.name) for one in shape.asks}
@@ -58,13 +57,6 @@ def record(python: str, model: Path, folder: Path, shape: Load) -> dict[str, Any
         "standings": dict(Counter(one.standing for one in pairs.values())),
         "differ": sorted(name for name, one in pairs.items() if one.standing == "divergence"),
     }
-
-
-def in_rounds(asks: tuple[Ask, ...]) -> Iterator[list[Ask]]:
-    """Yield the requests of each round, timed from its beginning."""
-    for start in range(0, len(asks), ROUND):
-        some = asks[start : start + ROUND]
-        yield [replace(one, at=one.at - some[0].at) for one in some]
 
 
 def pair(store: Store, name: str) -> Incident:

@@ -13,13 +13,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vllm_server import SERVED_AS, Client
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 Words = Callable[[random.Random, int], list[int]]
 """Draws the ids of so many tokens."""
@@ -80,7 +80,14 @@ def loads(count: int, words: Words, apart_s: float) -> dict[str, Load]:
     }  # fmt: skip
 
 
-def ask_rounds(python: str, port: int, rounds: Sequence[Sequence[Ask]], *, emptied: bool = False) -> float:
+def in_rounds(asks: Sequence[Ask], size: int) -> Iterator[list[Ask]]:
+    """Yield so many requests at a time, timed from the first of them."""
+    for start in range(0, len(asks), size):
+        some = asks[start : start + size]
+        yield [replace(one, at=one.at - some[0].at) for one in some]
+
+
+def ask_rounds(python: str, port: int, rounds: Iterable[Sequence[Ask]], *, emptied: bool = False) -> float:
     """Ask a warm server as clients do, each round when the one before is answered; return the seconds that it took.
 
     The OpenAI client runs in `python`, where vLLM has brought it along. emptied: the prefix cache, before each round.
