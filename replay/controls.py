@@ -75,6 +75,13 @@ def other_tokenizer(case: Case, tokenizer_sha256: str | None) -> str | None:
     )
 
 
+def other_machine(case: Case, controls: list[Control], trace: Trace | None) -> str | None:
+    """Return what to say of another machine or library than on record. It stops nothing where the output came out."""
+    reproduced = any(one.name == "incident reproduced" and one.passed for one in controls)
+    changed = changed_environment(case.engine, trace.host) if trace and reproduced else ""
+    return f"not as on record, though the recorded output came out: {changed}" if changed else None
+
+
 def check_arms(bench: Bench, controls: list[Control]) -> None:
     """Run both arms, the incident twice, against the record; set the flip on the bench. Raises Stop."""
     case = bench.case
