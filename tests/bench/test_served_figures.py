@@ -1,6 +1,7 @@
 """A real vLLM server's load lived through again, and what differed from idle proven, in a short version.
 
-make test-vllm once, then make bench ARGS="-k served"      FORENSICS_BENCH_VLLM=PYTHON: another interpreter with vLLM
+make test-vllm once, then make bench ARGS="-k served"
+FORENSICS_BENCH_VLLM=PYTHON: another interpreter with vLLM      FORENSICS_BENCH_MODEL=DIR: another model than the tiny one
 
 The committed evidence comes from tools/replay_figures.py and tools/prove_served.py with more requests. Nothing is
 asserted about time.
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MODEL = ROOT / "fixtures" / "models" / "tiny-llama"
+MODEL = os.environ.get("FORENSICS_BENCH_MODEL", str(ROOT / "fixtures" / "models" / "tiny-llama"))
 PYTHON = Path(os.environ.get("FORENSICS_BENCH_VLLM", ROOT / ".venv-vllm" / "bin" / "python"))
 
 pytestmark = [
@@ -29,7 +30,7 @@ pytestmark = [
 
 def measured(tool: str, out: Path, *arguments: str) -> tuple[dict[str, Any], str]:
     """Return what a tool wrote and what it printed."""
-    command = [sys.executable, str(ROOT / "tools" / tool), str(out), "--model", str(MODEL), "--python", str(PYTHON)]
+    command = [sys.executable, str(ROOT / "tools" / tool), str(out), "--model", MODEL, "--python", str(PYTHON)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -48,10 +49,11 @@ def test_served_requests_come_back(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_served_differences_are_proven(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ("--work", str(tmp_path / "work"), "--count", "40", "--shapes", "bursts,mixed", "--most", "4")
+    arguments = ("--work", str(tmp_path / "work"), "--count", "40", "--shapes", "bursts", "--most", "3")
     evidence, printed = measured("prove_served.py", tmp_path / "out.json", *arguments)
-    differ = sum(len(shape["differ"]) for shape in evidence["shapes"].values())
-    assert len(evidence["pairs"]) == min(4, differ)
-    assert [one for one in evidence["pairs"] if one["outcome"] != "proven"] == []
     with capsys.disabled():
         print("\n" + printed)
+    if not evidence["shapes"]["bursts"]["differ"]:
+        pytest.skip(f"no answer of {MODEL} differed from idle: FORENSICS_BENCH_MODEL=DIR names a model that flips more")
+    assert len(evidence["pairs"]) == min(3, len(evidence["shapes"]["bursts"]["differ"]))
+    assert [one for one in evidence["pairs"] if one["outcome"] != "proven"] == []
