@@ -1,7 +1,8 @@
 """A real vLLM server's load lived through again, and what differed from idle proven, in a short version.
 
 make test-vllm once, then make bench ARGS="-k served"
-FORENSICS_BENCH_VLLM=PYTHON: another interpreter with vLLM      FORENSICS_BENCH_MODEL=DIR: another model than the tiny one
+FORENSICS_BENCH_VLLM=PYTHON: another interpreter with vLLM
+FORENSICS_BENCH_MODEL=DIR: another model than the tiny one, whose answers seldom differ
 
 The committed evidence comes from tools/replay_figures.py and tools/prove_served.py with more requests. Nothing is
 asserted about time.
