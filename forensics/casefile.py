@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from forensics.errors import ForensicsError, not_replayable
+from forensics.errors import INGEST, ForensicsError, not_replayable
 from forensics.schedules import by_step, check_whole, graph_modes, with_schedules
 from forensics.stepwise import STEPWISE, with_windows, withheld
 from replay.case import Arm, Case, Plan, Row, TokenStep
@@ -42,8 +42,7 @@ def build_case(store: Store, incident: Incident) -> Case:
             "record with `forensics record --with-ids` where that is allowed",
         )  # fmt: skip
     if target.engine is None:
-        hint = "ingest the file that holds the run's engine record"
-        raise not_replayable(target.name, "its run has no engine record", hint)
+        raise not_replayable(target.name, "its run has no engine record", INGEST)
     if reference is not None and incident.standing in ("same", "cut_short", "sampled"):
         raise ForensicsError(
             f"nothing to replay: {incident.target.name!r} and its reference do not diverge ({incident.standing})",

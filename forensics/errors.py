@@ -5,6 +5,8 @@ from __future__ import annotations
 USAGE = 2
 BAD_INPUT = 3
 INCONCLUSIVE = 4
+INGEST = "ingest the file that holds it; `forensics quarantine` lists what of the ingested files was set aside"
+"""What to do about a record that is not in the store."""
 
 
 class ForensicsError(Exception):

@@ -47,7 +47,9 @@ def replay(case: Case, folder: Path, python: str, arguments: Sequence[str]) -> R
     case_path, fresh = folder / f"case-{stem}.json", folder / f".verdict-{stem}-{os.getpid()}.json"
     write_case(case, case_path)
     if shutil.which(python) is None:
-        raise ForensicsError(f"{python}: no such interpreter", 2, "--python takes an interpreter that has torch")
+        raise ForensicsError(
+            f"{python}: no such interpreter", 2, "--python takes an interpreter that has torch and the engine"
+        )
     kept = ["--journal", str(folder / f".trials-{stem}.jsonl")]  # one name a case: a second run goes on from it
     command = [sys.executable, "-m", "replay", str(case_path), "-o", str(fresh), "--python", python, *kept, *arguments]
     child = subprocess.run(command, check=False)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from forensics.errors import not_replayable
+from forensics.errors import INGEST, not_replayable
 from forensics.windows import alone, caches_prefixes, window
+from replay.case import section
 
 if TYPE_CHECKING:
     from forensics.evidence import Evidence
@@ -51,15 +52,14 @@ def _engine_step(evidence: Evidence, step: int | None) -> int:
     numbers = steps["engine_step"].drop_nulls()
     if numbers.is_empty():
         why = "not on record is engine_step of its steps"
-        raise not_replayable(evidence.name, why, "ingest the file that holds its step records")
+        raise not_replayable(evidence.name, why, INGEST)
     return int(numbers.max())  # type: ignore[arg-type]
 
 
 def _engine_plan(evidence: Evidence) -> Plan:
     """Return the settings of the run's engine that decide how launches are composed; those on record."""
     engine = evidence.engine or {}
-    configured = json.loads(engine.get("config") or "{}").get("scheduler_config") or {}
-    limits = configured | json.loads(engine.get("scheduler_limits") or "{}")
+    limits = section(engine, "scheduler_config") | json.loads(engine.get("scheduler_limits") or "{}")
     found = {
         "engine.token_budget": limits.get("max_num_batched_tokens"),
         "engine.max_rows": limits.get("max_num_seqs"),

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from forensics.completeness import losses, lost
-from forensics.errors import ForensicsError, not_replayable
+from forensics.errors import INGEST, ForensicsError, not_replayable
 from forensics.text import printable
-from replay.case import Asked, Composition, Order, Window
+from replay.case import Asked, Composition, Order, Window, section
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,9 +33,7 @@ def window(store: Store, evidence: Evidence, last_step: int) -> Window:
     if evidence.request["arrival_step"] is None:
         raise _missing(evidence, "arrival_step (before which engine step it arrived)", "record with this recorder")
     if unknown := [one["req_id"] for one in everybody if one["arrival_step"] is None and one["last_step"] is not None]:
-        raise _missing(
-            evidence, f"arrival_step of {_named(unknown)}", "ingest the file that holds their request record"
-        )
+        raise _missing(evidence, f"arrival_step of {_named(unknown)} (in the request record)", INGEST)
     came = [one for one in everybody if one["arrival_step"] is not None and one["arrival_step"] <= last_step]
     events = store.ask("events", **where, first=0, last=last_step)
     orders = events.filter(pl.col("what").is_in(ORDERS) & pl.col("engine_step").is_not_null())
@@ -48,7 +46,7 @@ def window(store: Store, evidence: Evidence, last_step: int) -> Window:
     schedule = _schedule(store, evidence, first, last_step)
     known = {one["req_id"] for one in inside}
     if strangers := sorted({row[0] for _, rows in schedule for row in rows} - known):
-        raise _missing(evidence, f"the request record of {_named(strangers)}", "ingest the file that holds it")
+        raise _missing(evidence, f"the request record of {_named(strangers)}", INGEST)
     if bare := [one["req_id"] for one in inside if not _asked_enough(one)]:
         hint = "record with a recorder that writes effective_tokens and decode_cfg_applied"
         raise _missing(evidence, f"the length or decode configuration of {_named(bare)}", hint)
@@ -69,8 +67,7 @@ def alone(window: Window, req_id: str) -> Window:
 
 def caches_prefixes(engine: dict[str, Any] | None) -> bool:
     """Return whether the run's engine keeps the KV of prefixes; an engine record that does not say counts as yes."""
-    config = json.loads((engine or {}).get("config") or "{}")
-    return bool((config.get("cache_config") or {}).get("enable_prefix_caching", True))
+    return bool(section(engine or {}, "cache_config").get("enable_prefix_caching", True))
 
 
 def _start(evidence: Evidence, came: list[dict[str, Any]], orders: pl.DataFrame, *, cached: bool) -> tuple[int, str]:

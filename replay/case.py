@@ -184,6 +184,12 @@ def configuration(engine: Mapping[str, Any]) -> dict[str, Any]:
     return dict(json.loads(config)) if isinstance(config, str) else dict(config)
 
 
+def section(engine: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a section of the resolved configuration, {} where none is on record."""
+    found = configuration(engine).get(name)
+    return found if isinstance(found, dict) else {}
+
+
 def launch_fault(rows: int, width: int) -> str | None:
     """Return why a launch is refused before any memory is asked for it, or None."""
     if rows * width <= MAX_LAUNCH_TOKENS:

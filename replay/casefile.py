@@ -101,10 +101,19 @@ def _step(value: Any) -> TokenStep:
 
 def _engine(value: Any) -> dict[str, Any]:
     document = mapping(value)
-    for name in ("versions", "precision_switches"):
+    for name in ("versions", "precision_switches", "environment", "scheduler_limits"):
         field(document, name, mapping, None)
-    field(document, "config", lambda config: mapping(json.loads(config) if isinstance(config, str) else config), None)
+    field(document, "config", _config, None)
     return document
+
+
+def _config(value: Any) -> dict[str, Any]:
+    """Return a resolved configuration; what is called a section of it is one."""
+    config = mapping(json.loads(value) if isinstance(value, str) else value)
+    for name in config:
+        if name.endswith("_config"):
+            field(config, name, mapping, None)
+    return config
 
 
 def _prompt(values: Any) -> tuple[int, ...]:

@@ -75,6 +75,13 @@ def other_tokenizer(case: Case, tokenizer_sha256: str | None) -> str | None:
     )
 
 
+def other_machine(case: Case, controls: list[Control], trace: Trace | None) -> str | None:
+    """Return what to say of another machine or library than on record. It stops nothing where the output came out."""
+    reproduced = any(one.name == "incident reproduced" and one.passed for one in controls)
+    changed = changed_environment(case.engine, trace.host) if trace and reproduced else ""
+    return f"not as on record, though the recorded output came out: {changed}" if changed else None
+
+
 def check_arms(bench: Bench, controls: list[Control]) -> None:
     """Run both arms, the incident twice, against the record; set the flip on the bench. Raises Stop."""
     case = bench.case
@@ -125,7 +132,8 @@ def _reproduced(case: Case, name: str, arm: Arm, trace: Trace, controls: list[Co
         return
     changed = changed_environment(case.engine, trace.host)
     if changed:
-        claim = f"the {name} did not come out as recorded, and this machine differs from the recorded one: {changed}"
+        what = f"the {name} did not come out as recorded ({fault})"
+        claim = f"{what}, and this machine differs from the recorded one: {changed}"
         raise Stop("environment_differs", claim, controls)
     raise Stop("not_reproduced", f"the {name} plan did not give the recorded output: {fault}", controls)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from replay.case import configuration
 from replay.catalogue import check_pin
-from replay.controls import Stop, check_arms, check_record, other_tokenizer
+from replay.controls import Stop, check_arms, check_record, other_machine, other_tokenizer
 from replay.coverage import reservations
 from replay.effects import effects
 from replay.history import history_or_step
@@ -77,6 +77,8 @@ def prove(
             more["repeats"] = repeats_found = weigh_race(bench)
             found = Found("race", f"{stop.claim}; {_race_text(repeats_found.p_value)}")
     if other := other_tokenizer(case, tokenizer_sha256):
+        found = found.with_limits(other)
+    if other := other_machine(case, controls, bench.incident):
         found = found.with_limits(other)
     return _verdict(bench, case, found, controls, command, more)
 

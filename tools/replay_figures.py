@@ -2,7 +2,8 @@
 
 Requests go to the real HTTP server in three load shapes (vllm_load.py), are recorded, and each stretch between two
 idle points is replayed once; every request of it is compared, token by token, by the hash of its whole row of logits.
-Then a sample is replayed with all others' ids withheld. Needs an environment with vLLM, this package and openai:
+Then a sample is replayed with all others' ids withheld. Needs this package here, and vLLM in VLLM_PYTHON. Ended in
+between, the same command goes on after the last finished shape:
 
     python tools/replay_figures.py OUT.json --model MODEL_DIR --python VLLM_PYTHON --count 200
 """
@@ -10,18 +11,16 @@ Then a sample is replayed with all others' ids withheld. Needs an environment wi
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-from vllm_load import Ask, Load, loads
-from vllm_server import DEFAULTS, SERVED_AS, serving
+from vllm_load import Load, ask_rounds, in_rounds, loads, random_ids
+from vllm_server import DEFAULTS, serving
 
 from forensics.casefile import build_case
 from forensics.evidence import Evidence, gather
@@ -41,24 +40,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--python", default=sys.executable, help="interpreter with vLLM, openai and this package")
+    parser.add_argument("--python", default=sys.executable, help="interpreter with vLLM and this package")
     parser.add_argument("--count", type=int, default=200, help="requests in each shape")
     parser.add_argument(
         "--sample", type=int, default=20, help="requests whose neighbours' ids are withheld, each shape"
     )
     parser.add_argument("--apart-ms", type=float, default=25.0)
+    parser.add_argument("--round", type=int, help="requests from one idle moment, with the cache emptied, to the next")
     parser.add_argument("--shapes", default="steady,bursts,mixed")
     options = parser.parse_args()
     vocabulary = int(json.loads((options.model / "config.json").read_text())["vocab_size"])
     again = (f"python tools/replay_figures.py OUT.json --model {options.model.name} --python VLLM_PYTHON "
              f"--count {options.count} --sample {options.sample} --apart-ms {options.apart_ms:g}")  # fmt: skip
-    figures: dict[str, Any] = {"command": again, "cpu": cpu_facts(), "shapes": {}}
-    for name, shape in loads(options.count, vocabulary, options.apart_ms / 1000).items():
-        if name in options.shapes.split(","):
+    again += f" --round {options.round}" if options.round else ""
+    figures = begun(options.out, {"command": again, "cpu": cpu_facts()})
+    for name, shape in loads(options.count, random_ids(vocabulary), options.apart_ms / 1000).items():
+        if name in options.shapes.split(",") and name not in figures["shapes"]:
             with tempfile.TemporaryDirectory() as folder:
                 figures["shapes"][name] = figure(Path(folder), shape, options)
             print(name, {key: value for key, value in figures["shapes"][name].items() if key != "misses"}, flush=True)
             options.out.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
+
+
+def begun(path: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """Return the shapes that the same command has measured on the same machine before it was ended."""
+    if path.exists():
+        figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if all(figures.get(name) == value for name, value in about.items()):
+            return figures
+    return about | {"shapes": {}}
 
 
 def figure(folder: Path, shape: Load, options: argparse.Namespace) -> dict[str, Any]:
@@ -66,9 +76,8 @@ def figure(folder: Path, shape: Load, options: argparse.Namespace) -> dict[str, 
     log = folder / "log"
     log.mkdir()
     with serving(options.python, options.model, log, "a", shape.flags) as port:
-        started = time.monotonic()
-        asyncio.run(ask_all(shape, port))
-        recorded_s = time.monotonic() - started
+        rounds = in_rounds(shape.asks, options.round or len(shape.asks))
+        recorded_s = ask_rounds(options.python, port, rounds, emptied=bool(options.round))
     with Store.in_memory() as store:
         ingest([path for path in log.iterdir() if path.suffix == ".jsonl"], store, None)
         requests = store.ask("find", since=None, until=None, replica=None, model=None, part_of_id=None, prompts=None,
@@ -144,24 +153,6 @@ def replay(options: argparse.Namespace, cases: list[Path], contents: str) -> dic
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])
     return dict(json.loads(done.stdout.strip().splitlines()[-1].removeprefix("RESULT ")))
-
-
-async def ask_all(shape: Load, port: int) -> None:
-    """Send every request at its time, as a client does; wait for all answers."""
-    from openai import AsyncOpenAI
-
-    async with AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="unused", timeout=600) as client:
-        await client.completions.create(model=SERVED_AS, prompt=[5, 6, 7], max_tokens=4, temperature=0,
-                                        extra_headers={"X-Request-Id": "warmup"})  # fmt: skip
-
-        async def one(ask: Ask) -> None:
-            await asyncio.sleep(ask.at)
-            await client.completions.create(
-                model=SERVED_AS, prompt=list(ask.ids), max_tokens=ask.max_tokens, temperature=0,
-                extra_headers={"X-Request-Id": ask.name},
-            )  # fmt: skip
-
-        await asyncio.gather(*(one(ask) for ask in shape.asks))
 
 
 if __name__ == "__main__":

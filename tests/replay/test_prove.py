@@ -228,7 +228,18 @@ def test_without_tokens_and_logits_on_record_nothing_is_claimed():
 
 def test_the_changed_fact_of_the_machine_is_named():
     case, pins, world = CASES["environment_differs"]
-    assert "device cpu A then, cpu B here" in prove(case, pins, world).claim
+    claim = prove(case, pins, world).claim
+    assert "device cpu A then, cpu B here" in claim
+    assert "recorded (token 1 is " in claim, "the first difference is named too"
+
+
+def test_another_machine_that_gives_the_recorded_output_is_a_limit():
+    _, _, elsewhere = CASES["environment_differs"]
+    verdict = prove(make_case(), ["gemm.k_split=1"], World(by("gemm.k_split"), host=elsewhere.host))
+    assert verdict.outcome == "proven"
+    assert [one for one in verdict.limits if "the recorded output came out: device cpu A then, cpu B here" in one]
+    here = prove(make_case(), ["gemm.k_split=1"], World(by("gemm.k_split")))
+    assert not [one for one in here.limits if "not as on record" in one]
 
 
 def test_a_synthetic_reference_is_labelled():
