@@ -37,8 +37,8 @@ class Ran:
     """One trial under the name of its part in the proof, as it is filed.
 
     execution: number of the run; parts of the proof that ask for the same plan share one. tokens_equal, bits_equal:
-    incident, reference, both or neither, up to the flip. history, switch, stopped, contrast, refused, failed: as in
-    trial.py.
+    incident, reference, both or neither, up to the flip. history, switch, since, stopped, contrast, refused, failed: as
+    in trial.py.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Ran:
     execution: int = 0
     history: dict[str, str] | None = None
     switch: int | None = None
+    since: int | None = None
     observed: dict[str, str] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     tokens: tuple[int, ...] = ()

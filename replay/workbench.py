@@ -167,6 +167,7 @@ class Bench:
             plan=trace.plan,
             history=treatment.history,
             switch=treatment.switch if treatment.history is not None else None,
+            since=treatment.since if treatment.history is not None else None,
             observed=trace.observed,
             details=trace.details,
             tokens=trace.tokens,

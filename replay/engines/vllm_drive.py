@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 
 from replay.coverage import plain
 from replay.departure import departure
+from replay.engines import vllm_kept
 from replay.engines.vllm_setup import Evidence, Setup
+from replay.factors import Unpinnable
 from replay.trial import Trace
 
 if TYPE_CHECKING:
     from replay.case import Case, Composition
     from replay.company import Company, Input
+    from replay.engines.vllm_kept import Kept
     from replay.engines.vllm_live import Live
     from replay.stand_in import StandIn
 
@@ -29,10 +32,14 @@ class Drive:
         self.origin = given.origin
         self.compared = 0
         self.departed: str | None = None
+        self._put: Kept | None = None
         self._arrived: set[str] = set()
 
-    def until(self, tokens: int) -> str | None:
-        """Step until the target has so many tokens, has ended, or left the record; return why it gave nothing."""
+    def until(self, tokens: int, kept: Kept | None = None) -> str | None:
+        """Step until the target has so many tokens, has ended, or left the record; return why it gave nothing.
+
+        kept: keys and values to put in before the pass that follows its tokens.
+        """
         pending = list(self.given.inputs)
         scheduler = self.live.scheduler
         idle = 0
@@ -45,15 +52,29 @@ class Drive:
                     return None
                 self.live.observer.engine_step = pending[0].step - self.origin  # nobody is there until then
                 continue
+            if kept is not None and len(self.notes.tokens(self.given.target)) == len(kept.tokens):
+                vllm_kept.put(self.live, self.given.target, kept)
+                self._put, kept = kept, None
             _, ran = self.live.core.step()
             idle = 0 if ran else idle + 1
             if ran:
                 self._compare()
+                self._check_put()
             elif idle > 1:  # a step without rows only tells the runner who has left
                 return f"the engine scheduled nothing at step {step} after the request's arrival"
             if len(self.notes.tokens(self.given.target)) >= tokens or self._ended():
                 return None
         return None
+
+    def _check_put(self) -> None:
+        """Look whether the pass that followed went on from what was put in. Raises Unpinnable where it did not."""
+        if self._put is None or len(passes := self.notes.tokens(self.given.target)) <= (
+            number := len(self._put.tokens)
+        ):
+            return
+        if passes[number]["num_computed_tokens"] != self._put.computed:
+            raise Unpinnable(f"history: the request was preempted before pass {number} and computed again")
+        self._put = None
 
     def _ended(self) -> bool:
         return self.given.target in self._arrived and self.given.target not in self.live.scheduler.requests
@@ -81,6 +102,12 @@ class Drive:
             self.compared += 1
         else:
             self.departed = departure(self.arrival + self.origin + step, then, here, self._arrived, self.settings)
+
+    def kept(self) -> Kept:
+        """Return the target's keys and values as they are now. Raises Unpinnable where it has none any more."""
+        if self._ended():
+            raise Unpinnable("history: the run ended before the pass that was asked for")
+        return vllm_kept.take(self.live, self.given.target)
 
     def evidence(self, case: Case, setup: Setup) -> Evidence:
         """Return what was seen, for the factors to be read back from."""
@@ -123,6 +150,9 @@ class Drive:
                 "rows": len(last),
                 "launch_tokens": sum(row[1] for row in last),
                 "preemptions": sum(one["what"] == "preemption" for one in self.notes.events),
+                "own_preemptions": sum(
+                    one["what"] == "preemption" and one.get("req_id") == self.given.target for one in self.notes.events
+                ),
                 "logit_dtype": got[-1]["logit_dtype"] if got else None,
                 "settings_otherwise": self.settings,
             },
