@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from replay.passes import Passes
 
 FORMAT = "forensics.verdict/1"
 
@@ -207,6 +210,7 @@ class Verdict:
     rounding: Rounding | None = None
     repeats: Repeats | None = None
     neighbours: Neighbours | None = None
+    passes: Passes | None = None
     limits: tuple[str, ...] = ()
     host: dict[str, Any] = field(default_factory=dict)
     ts: float = 0.0

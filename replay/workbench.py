@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -11,7 +12,7 @@ from replay.trial import Trace, Treatment, shared_start
 from replay.verdict import Ran
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from replay.case import Case, Plan
     from replay.trial import Run
@@ -72,6 +73,16 @@ class Bench:
             self._known[(whole if trace.stopped is None else wanted).key()] = known
         self.done.append(replace(known, name=name))
         return known.trace
+
+    @contextmanager
+    def within(self, trials: int, spared: int = 0) -> Iterator[None]:
+        """Let no more than so many trials run in the block, and leave so many of the budget."""
+        limit = self.limit
+        self.limit = min(limit - spared, self.executed + trials)
+        try:
+            yield
+        finally:
+            self.limit = limit
 
     def known(self, plan: Plan) -> Trace | None:
         """Return what a plan gave if it has run, without running it."""

@@ -98,7 +98,7 @@ class Engine:
             given = company(self.case, setup.requests, setup.orders)
             settings = otherwise(self.case.engine, live.config, setup.settings)
             said = self._said(live, given, setup.contents)
-            drive = Drive(live, given, said, recorded(self.case, plan, given.target), settings)
+            drive = Drive(live, given, said, recorded(self.case, plan, given.target), settings, setup.added)
             fault = drive.until(tokens, put)
             evidence = drive.evidence(self.case, setup)
             seen = {name: part.observe(evidence) for name, part in parts.items()}
