@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from forensics.verdict_words import findings, items, mapping, text
 
-_ROW_COUNT = re.compile(r"gemm\.\w+\.rows(\.decode)?")
 ARMS = ("incident", "reference", "both", "neither")
 
 
@@ -95,29 +92,29 @@ def filed(row: dict[str, Any]) -> Filed:
 
 def parse(document: dict[str, Any], source_path: str) -> Filed:
     """Return the verdict of a document. `reference` is None for a synthetic one: it stands for any."""
-    reference = _dict(document.get("reference"))
+    reference = mapping(document.get("reference"))
     return Filed(
-        outcome=_text(document.get("outcome")),
-        claim=_text(document.get("claim")),
+        outcome=text(document.get("outcome")),
+        claim=text(document.get("claim")),
         factors=tuple(
-            f"{_text(one.get('factor'))} ({_text(one.get('incident'))} against {_text(one.get('reference'))})"
-            for one in map(_dict, _list(document.get("factors")))
+            f"{text(one.get('factor'))} ({text(one.get('incident'))} against {text(one.get('reference'))})"
+            for one in map(mapping, items(document.get("factors")))
         ),
         minimal=document.get("minimal") is True,
         reference=None
         if reference.get("synthetic") is True
-        else (_text(reference.get("run_id")), _text(reference.get("req_id"))),
-        trials=tuple(_trial(_dict(one)) for one in _list(document.get("trials"))),
+        else (text(reference.get("run_id")), text(reference.get("req_id"))),
+        trials=tuple(_trial(mapping(one)) for one in items(document.get("trials"))),
         controls=tuple(
-            f"{_text(one.get('name'))}: {_passed(one.get('passed'))} ({_text(one.get('detail'))})"
-            for one in map(_dict, _list(document.get("controls")))
+            f"{text(one.get('name'))}: {_passed(one.get('passed'))} ({text(one.get('detail'))})"
+            for one in map(mapping, items(document.get("controls")))
         ),
-        limits=tuple(_text(one) for one in _list(document.get("limits"))),
-        case_sha256=_text(document.get("case_sha256")),
+        limits=tuple(text(one) for one in items(document.get("limits"))),
+        case_sha256=text(document.get("case_sha256")),
         source_path=source_path,
-        refuted=tuple(_text(one) for one in _list(document.get("refuted"))),
-        null=_null(_dict(document.get("null"))),
-        findings=tuple(_findings(document)),
+        refuted=tuple(text(one) for one in items(document.get("refuted"))),
+        null=_null(mapping(document.get("null"))),
+        findings=tuple(findings(document)),
     )
 
 
@@ -125,98 +122,31 @@ def _null(null: dict[str, Any]) -> str:
     if not null:
         return ""
     return (
-        f"of {_text(null.get('tried'))} irrelevant pins {_text(null.get('restored'))} took the incident's token away "
-        f"and {_text(null.get('induced'))} brought it"
+        f"of {text(null.get('tried'))} irrelevant pins {text(null.get('restored'))} took the incident's token away "
+        f"and {text(null.get('induced'))} brought it"
     )
 
 
-def _findings(document: dict[str, Any]) -> Iterator[str]:
-    """Yield what a verdict says beyond its claim, a sentence each."""
-    refuted = [_text(one) for one in _list(document.get("refuted"))]
-    products = [name for name in refuted if _ROW_COUNT.fullmatch(name)]
-    shown = [name for name in refuted if name not in products]
-    if products:
-        shown.append(f"the row count M of GEMMs ({len(products)} of them, prompt and later passes)")
-    if shown:
-        yield f"differs, and does nothing: {', '.join(shown)}"
-    shares = [
-        f"{_text(one.get('factor'))} {one['share']:.0%}"
-        for one in map(_dict, _list(document.get("effects")))
-        if isinstance(one.get("share"), int | float)
-    ]
-    if shares:
-        yield f"share of the effect on the two tokens' contrast: {', '.join(shares)}"
-    for name, title in (("history", "history or step"), ("rounding", "rounding or bug")):
-        part = _dict(document.get(name))
-        if part:
-            answer = _text(part.get("carried_by") or part.get("answer")).replace("_", " ")
-            yield f"{title}: {answer} ({_text(part.get('detail'))})"
-    yield from _neighbours(_dict(document.get("neighbours")))
-    repeats = _dict(document.get("repeats"))
-    rate = repeats.get("excludes_rate_above")
-    if isinstance(rate, int | float):
-        runs = _text(repeats.get("runs"))
-        yield f"{runs} repeats gave the same bits: a rate of change above {rate:.0%} is excluded at 95 %"
-
-
-def _neighbours(part: dict[str, Any]) -> Iterator[str]:
-    """Yield who carries the difference, and whether it matters what they say."""
-    if not part:
-        return
-    few, arm = [_text(one) for one in _list(part.get("fewest"))], _text(part.get("arm"))
-    named = ", ".join(few[:3]) + (f" and {len(few) - 3} more" if len(few) > 3 else "")
-    what = "bits" if part.get("carry") == "bits" else "token, though not for its bits"
-    least = "" if part.get("minimal") is True else " (fewer might do)"
-    removed = _text(part.get("removed"))
-    without = {
-        "": "what comes out without is not known",
-        "neither": "without, neither arm's bits come out",
-        arm: f"without, the {arm}'s bits come out all the same: others carry the difference as well",
-    }.get(removed, f"without, the {removed}'s bits come out")
-    count = f"{len(few)} of {_text(part.get('of'))} other requests"
-    yield f"{count} are enough for the {arm}'s {what}: {named}{least}; {without}; {_text(part.get('detail'))}"
-    matters = part.get("contents_matter")
-    if isinstance(matters, bool):
-        yield (
-            f"what the others say {'changes the bits' if matters else 'changes no bit'}: random ids of equal length, "
-            "sharing and output length were tried"
-        )
-    elif part.get("contents") == "random":
-        yield "the others' ids were withheld: random ids of equal length, sharing and output length stood in for them"
-
-
 def _trial(one: dict[str, Any]) -> Trial:
-    plan = ", ".join(f"{name}={_text(value)}" for name, value in sorted(_dict(one.get("plan")).items()))
+    plan = ", ".join(f"{name}={text(value)}" for name, value in sorted(mapping(one.get("plan")).items()))
     tokens, bits = (value if value in ARMS else "" for value in (one.get("tokens_equal"), one.get("bits_equal")))
-    asked, seen = _dict(one.get("plan")), _dict(one.get("observed"))
+    asked, seen = mapping(one.get("plan")), mapping(one.get("observed"))
     ran = not one.get("refused") and not one.get("failed")
-    not_taken = [f"{name}: {_text(seen.get(name)) or 'nothing'} read back for {_text(value)}"
+    not_taken = [f"{name}: {text(seen.get(name)) or 'nothing'} read back for {text(value)}"
                  for name, value in sorted(asked.items()) if ran and seen.get(name) != value]  # fmt: skip
     execution, stopped = one.get("execution"), one.get("stopped")
     return Trial(
-        _text(one.get("name")),
+        text(one.get("name")),
         plan,
         tokens,
         bits,
-        _text(one.get("refused")),
-        _text(one.get("failed")),
+        text(one.get("refused")),
+        text(one.get("failed")),
         execution if isinstance(execution, int) else 0,
         "; ".join(not_taken),
-        "" if stopped is None else f"ended at output token {_text(stopped)}: not the logits that it had to give",
+        "" if stopped is None else f"ended at output token {text(stopped)}: not the logits that it had to give",
     )
 
 
 def _passed(value: Any) -> str:
     return {True: "passed", False: "failed"}.get(value, "not checked") if isinstance(value, bool) else "not checked"
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from replay.case import Arm, Asked, Case, Composition, Order, Plan, Window
 
 ALONE, NONE = "alone", "none"
-REQUESTS, CONTENTS = "company.requests", "company.contents"
+REQUESTS, CONTENTS, ADDED = "company.requests", "company.contents", "company.added"
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,29 @@ class Company:
     def requests(self) -> tuple[tuple[int, Asked], ...]:
         """Return (step of arrival, request), the target's among them."""
         return tuple((one.step, one.asked) for one in self.inputs if one.asked is not None)
+
+
+@dataclass(frozen=True)
+class Added:
+    """Requests that nobody sent: how many, of how many tokens each.
+
+    at: the pass of the target whose launch they share, 0 for the prompt's; None: they come with it and stay.
+    """
+
+    rows: int
+    tokens: int
+    at: int | None = None
+
+    def __str__(self) -> str:
+        """Return the value of company.added."""
+        return f"{self.rows}x{self.tokens}" + ("" if self.at is None else f"@{self.at}")
+
+
+def added(text: str) -> Added:
+    """Return what a value of company.added, which has been held against the catalogue, stands for."""
+    size, _, at = text.partition("@")
+    rows, _, tokens = size.partition("x")
+    return Added(int(rows), int(tokens), int(at) if at else None)
 
 
 def windowed(arm: Arm) -> Window:

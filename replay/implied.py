@@ -71,12 +71,9 @@ def _judge(bench: Bench, found: Found, differing: tuple[str, ...], swap: Callabl
     if not whole.proven:
         why = whole.why_not or "with M forced by filler rows instead, the other arm's bits do not come out"
         return found.with_limits(f"the part of M in this could not be told apart: {why}")
-    limit, bench.limit = bench.limit, bench.limit - SPARED
-    try:
+    with bench.within(bench.limit, SPARED):
         names = reduce_set(whole.names, lambda names: swap(names, "unproven").status, groups)
         removals = [swap(tuple(name for name in names if name != one)) for one in names] if len(names) > 1 else []
-    finally:
-        bench.limit = limit
     still_open = [one for one in removals if one.status == "open"]
     claim = (
         f"exchanging {', '.join(names)} exchanges the results, bit for bit, up to and including token "

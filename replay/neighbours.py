@@ -49,12 +49,8 @@ class _Crowd:
         self.others = tuple(sorted(ids, key=lambda at: (shared[ids[at]], at)))  # who shared least is dropped first
 
     def judged(self) -> Neighbours:
-        limit = self.bench.limit
-        self.bench.limit = min(limit, self.bench.executed + MOST)
-        try:
+        with self.bench.within(MOST):
             few, carry, minimal = self._fewest()
-        finally:
-            self.bench.limit = limit
         rest = tuple(at for at in self.others if at not in few)
         without = self._trial(rest, f"without the {len(few)} that carry it")
         contents, matters = self._contents()

@@ -19,6 +19,8 @@ from replay.history import history_or_step
 from replay.implied import SOURCES, gemm_rows, refine
 from replay.named import hold_named, judge_named
 from replay.neighbours import MOST, neighbours
+from replay.passes import MOST as MOST_PASSES
+from replay.passes import fewest_passes
 from replay.races import repeat_all, weigh_race
 from replay.rounding import rounding_or_bug
 from replay.search import EXHAUSTIVE, smallest
@@ -94,7 +96,8 @@ def _answer(
     found = refine(bench, judge_named(bench, wanted) if wanted else smallest(bench))
     more["neighbours"] = neighbours(bench, found)
     more["rounding"] = rounding_or_bug(bench)
-    more["history"] = history_or_step(bench)
+    more["history"] = history = history_or_step(bench)
+    more["passes"] = fewest_passes(bench, found, history)
     more["repeats"] = repeat_all(bench, repeats)
     if more["repeats"].changed:
         raise Stop("race", "a plan gave other bits when it ran again", controls)
@@ -107,7 +110,7 @@ def _announce(bench: Bench, *, named: bool) -> None:
     names = bench.factors()
     cells = 2 * (len(names) + 2) if named else 2 ** len(names) if len(names) <= EXHAUSTIVE else MAX_TRIALS
     by_rows = bool(set(names) & set(SOURCES))
-    crowd = MOST if bench.case.incident.window else 0
+    crowd = MOST + MOST_PASSES if bench.case.incident.window else 0
     most = MAX_TRIALS if by_rows else min(MAX_TRIALS, 3 + cells + crowd + 24)
     likely = f"about {min(most, 10 + cells)}"
     if by_rows:

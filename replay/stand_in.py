@@ -41,7 +41,7 @@ def stand_ins(
     for one in reversed(requests):  # who goes on from an answer comes after it, and settles what it was
         prompt: list[int] = []
         for name in one.block_hashes[: one.tokens // block]:
-            prompt += blocks.setdefault(name, _draw(name, block, vocabulary))
+            prompt += blocks.setdefault(name, draw(name, block, vocabulary))
         later = continued.get(one.req_id)
         tail = one.tokens - len(prompt)
         forced: tuple[int, ...] = ()
@@ -50,7 +50,7 @@ def stand_ins(
             prompt += theirs[len(prompt) : one.tokens]
             forced = theirs[one.tokens : hits[later]]
         else:
-            prompt += _draw(one.req_id, tail, vocabulary)
+            prompt += draw(one.req_id, tail, vocabulary)
         ids = own.token_ids if one.req_id == target else tuple(prompt)
         found[one.req_id] = StandIn(ids or (), () if one.req_id == target else forced)
     return {name: made for name, made in found.items() if name != target}
@@ -75,6 +75,7 @@ def _continued(requests: Sequence[Asked], block: int, hits: Mapping[str, int]) -
     return found
 
 
-def _draw(seed: str, count: int, vocabulary: int) -> tuple[int, ...]:
+def draw(seed: str, count: int, vocabulary: int) -> tuple[int, ...]:
+    """Return random ids, the same for the same seed."""
     chosen = random.Random(seed)  # noqa: S311 - not a secret: the same stand-in in every trial
     return tuple(chosen.randrange(vocabulary) for _ in range(count))

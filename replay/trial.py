@@ -34,20 +34,23 @@ class Treatment:
     """What one trial is given.
 
     plan: in force for the whole trial. history, switch: the KV of the request as a run under `history` leaves it
-    before its pass number `switch` is put into this trial before that pass. repeat: number of a deliberate repeat;
-    a repeat is always executed, never remembered. must_give: hashes of the logits that an exchange has to bring; once
-    all that is read back has been seen, the trial ends at the first token that came from others.
+    before its pass number `switch` is put into this trial before that pass. since: that run itself got the KV of a run
+    under `plan` before its pass number `since`, so passes `since` to `switch` - 1 are the history's. repeat: number of
+    a deliberate repeat; a repeat is always executed, never remembered. must_give: hashes of the logits that an exchange
+    has to bring; once all that is read back has been seen, the trial ends at the first token that came from others.
     """
 
     plan: Plan
     history: Plan | None = None
     switch: int = 0
+    since: int = 0
     repeat: int = 0
     must_give: tuple[str, ...] = ()
 
     def key(self) -> str:
         """Return a text that is equal for equal treatments."""
-        return json.dumps([self.plan, self.history, self.switch, self.repeat, self.must_give], sort_keys=True)
+        parts = [self.plan, self.history, self.switch, self.since, self.repeat, self.must_give]
+        return json.dumps(parts, sort_keys=True)
 
 
 @dataclass(frozen=True)

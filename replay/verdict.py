@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from replay.passes import Passes
 
 FORMAT = "forensics.verdict/1"
 
@@ -37,8 +40,8 @@ class Ran:
     """One trial under the name of its part in the proof, as it is filed.
 
     execution: number of the run; parts of the proof that ask for the same plan share one. tokens_equal, bits_equal:
-    incident, reference, both or neither, up to the flip. history, switch, stopped, contrast, refused, failed: as in
-    trial.py.
+    incident, reference, both or neither, up to the flip. history, switch, since, stopped, contrast, refused, failed: as
+    in trial.py.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Ran:
     execution: int = 0
     history: dict[str, str] | None = None
     switch: int | None = None
+    since: int | None = None
     observed: dict[str, str] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     tokens: tuple[int, ...] = ()
@@ -206,6 +210,7 @@ class Verdict:
     rounding: Rounding | None = None
     repeats: Repeats | None = None
     neighbours: Neighbours | None = None
+    passes: Passes | None = None
     limits: tuple[str, ...] = ()
     host: dict[str, Any] = field(default_factory=dict)
     ts: float = 0.0

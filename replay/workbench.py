@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -12,7 +13,7 @@ from replay.trial import Trace, Treatment, shared_start
 from replay.verdict import Ran
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from replay.case import Case, Plan
     from replay.trial import Run
@@ -102,6 +103,16 @@ class Bench:
         done = Done(name, wanted, trace, number)
         self._known[(wanted if trace.stopped else replace(wanted, must_give=())).key()] = done
         return done
+
+    @contextmanager
+    def within(self, trials: int, spared: int = 0) -> Iterator[None]:
+        """Let no more than so many trials run in the block, and leave so many of the budget."""
+        limit = self.limit
+        self.limit = min(limit - spared, self.executed + trials)
+        try:
+            yield
+        finally:
+            self.limit = limit
 
     def known(self, plan: Plan) -> Trace | None:
         """Return what a plan gave if it has run, without running it."""
@@ -207,6 +218,7 @@ class Bench:
             plan=trace.plan,
             history=treatment.history,
             switch=treatment.switch if treatment.history is not None else None,
+            since=treatment.since if treatment.history is not None else None,
             observed=trace.observed,
             details=trace.details,
             tokens=trace.tokens,

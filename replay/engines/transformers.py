@@ -59,6 +59,8 @@ class Engine:
     def run(self, treatment: Treatment | Plan) -> Trace:
         """Return what the treatment gives, or a refused trace."""
         given = treatment if isinstance(treatment, Treatment) else Treatment(treatment)
+        if given.since:
+            return Trace(plan=given.plan, refused="this version moves keys and values once in a run of transformers")
         try:
             snapshot = None if given.history is None else self._history(given.history, given.switch)
             trace = self._run(given.plan, given.switch if snapshot else None, snapshot, given.must_give)

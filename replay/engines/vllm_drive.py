@@ -4,35 +4,49 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from replay.case import Asked
 from replay.coverage import plain
 from replay.departure import departure
+from replay.engines import vllm_kept
 from replay.engines.vllm_setup import Evidence, Setup
+from replay.factors import Unpinnable
+from replay.stand_in import draw
 from replay.trial import Trace
 
 if TYPE_CHECKING:
     from replay.case import Case, Composition
-    from replay.company import Company, Input
+    from replay.company import Added, Company, Input
+    from replay.engines.vllm_kept import Kept
     from replay.engines.vllm_live import Live
     from replay.stand_in import StandIn
 
     Schedule = dict[int, Composition]
+
+OWN = "forensics-added-"
+"""How the ids of requests begin that nobody sent."""
 
 
 class Drive:
     """One trial: inputs before the steps where they belong, one step after the other, up to the last token wanted."""
 
     def __init__(
-        self, live: Live, given: Company, said: dict[str, StandIn], record: tuple[int, Schedule], settings: list[str]
-    ) -> None:
+        self, live: Live, given: Company, said: dict[str, StandIn], record: tuple[int, Schedule], settings: list[str],
+        added: Added | None = None,
+    ) -> None:  # fmt: skip
         self.live, self.notes, self.given, self.said = live, live.notes, given, said
+        self._added = self._to_add = added
         (self.arrival, self.schedule), self.settings = record, settings
         self.origin = given.origin
         self.compared = 0
         self.departed: str | None = None
+        self._put: Kept | None = None
         self._arrived: set[str] = set()
 
-    def until(self, tokens: int) -> str | None:
-        """Step until the target has so many tokens, has ended, or left the record; return why it gave nothing."""
+    def until(self, tokens: int, kept: Kept | None = None) -> str | None:
+        """Step until the target has so many tokens, has ended, or left the record; return why it gave nothing.
+
+        kept: keys and values to put in before the pass that follows its tokens.
+        """
         pending = list(self.given.inputs)
         scheduler = self.live.scheduler
         idle = 0
@@ -40,20 +54,49 @@ class Drive:
             step = self.live.observer.engine_step + self.origin
             while pending and pending[0].step <= step:
                 self._take(pending.pop(0))
+            self._add()
             if not scheduler.has_unfinished_requests():
                 if self.given.target in self._arrived:
                     return None
                 self.live.observer.engine_step = pending[0].step - self.origin  # nobody is there until then
                 continue
+            if kept is not None and len(self.notes.tokens(self.given.target)) == len(kept.tokens):
+                vllm_kept.put(self.live, self.given.target, kept)
+                self._put, kept = kept, None
             _, ran = self.live.core.step()
             idle = 0 if ran else idle + 1
             if ran:
                 self._compare()
+                self._check_put()
             elif idle > 1:  # a step without rows only tells the runner who has left
                 return f"the engine scheduled nothing at step {step} after the request's arrival"
             if len(self.notes.tokens(self.given.target)) >= tokens or self._ended():
                 return None
         return None
+
+    def _add(self) -> None:
+        """Admit what is to be added, before the pass whose launch it is to share."""
+        one, passes = self._to_add, len(self.notes.tokens(self.given.target))
+        if one is None or self.given.target not in self._arrived or passes < (one.at or 0):
+            return
+        self._to_add = None
+        room = self.live.config.model_config.max_model_len - one.tokens
+        answer = room if one.at is None else 1
+        if answer < 1:
+            raise Unpinnable(f"company.added={one}: longer than the model's context")
+        for name in (f"{OWN}{at}" for at in range(one.rows)):
+            asked = Asked(name, 0, one.tokens, {"max_tokens": answer})
+            self.live.admit(asked, draw(name, one.tokens, self.live.vocabulary), by_length=True)
+
+    def _check_put(self) -> None:
+        """Look whether the pass that followed went on from what was put in. Raises Unpinnable where it did not."""
+        if self._put is None or len(passes := self.notes.tokens(self.given.target)) <= (
+            number := len(self._put.tokens)
+        ):
+            return
+        if passes[number]["num_computed_tokens"] != self._put.computed:
+            raise Unpinnable(f"history: the request was preempted before pass {number} and computed again")
+        self._put = None
 
     def _ended(self) -> bool:
         return self.given.target in self._arrived and self.given.target not in self.live.scheduler.requests
@@ -82,13 +125,21 @@ class Drive:
         else:
             self.departed = departure(self.arrival + self.origin + step, then, here, self._arrived, self.settings)
 
+    def kept(self) -> Kept:
+        """Return the target's keys and values as they are now. Raises Unpinnable where it has none any more."""
+        if self._ended():
+            raise Unpinnable("history: the run ended before the pass that was asked for")
+        return vllm_kept.take(self.live, self.given.target)
+
     def evidence(self, case: Case, setup: Setup) -> Evidence:
         """Return what was seen, for the factors to be read back from."""
         notes, live = self.notes, self.live
-        arrivals = [one for one in notes.requests if "arrival_step" in one]
+        arrivals = [one for one in notes.requests if "arrival_step" in one and not one["req_id"].startswith(OWN)]
+        launches = [notes.composition(one["engine_step"]) for one in notes.tokens(self.given.target)]
         rows = list(notes.steps.values())
         return Evidence(
-            case=case, company=self.given, requests=setup.requests, orders=setup.orders,
+            case=case, company=self.given, requests=setup.requests, orders=setup.orders, added=self._added,
+            beside=[tuple(row[1] for row in launch if row[0].startswith(OWN)) for launch in launches],
             arrived=[(one["req_id"], one["arrival_step"], one["effective_tokens"], one["effective_token_ids_sha256"])
                      for one in arrivals],
             ordered=[(one["what"], one["engine_step"]) for one in notes.events
@@ -123,6 +174,9 @@ class Drive:
                 "rows": len(last),
                 "launch_tokens": sum(row[1] for row in last),
                 "preemptions": sum(one["what"] == "preemption" for one in self.notes.events),
+                "own_preemptions": sum(
+                    one["what"] == "preemption" and one.get("req_id") == self.given.target for one in self.notes.events
+                ),
                 "logit_dtype": got[-1]["logit_dtype"] if got else None,
                 "settings_otherwise": self.settings,
             },

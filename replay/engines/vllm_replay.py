@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from replay.company import Company, company, recorded
@@ -18,12 +19,36 @@ from replay.engines.vllm_live import Live
 from replay.engines.vllm_rebuild import arguments, otherwise
 from replay.engines.vllm_setup import Setup
 from replay.engines.vllm_worker import HASH_LOGITS
+from replay.exchange import pin_not_taken
 from replay.factors import Unpinnable, factor
 from replay.stand_in import StandIn, stand_ins
 from replay.trial import Trace, Treatment
 
 if TYPE_CHECKING:
-    from replay.case import Case
+    from replay.case import Case, Plan
+    from replay.engines.vllm_kept import Kept
+
+
+MOST_KEPT = 3
+"""Histories that stay in memory: both arms', and one that was mixed from them."""
+Base = tuple["Plan", int]
+"""A plan, and the pass before which the keys and values of a run under it are put into another run."""
+
+
+@dataclass(frozen=True)
+class History:
+    """Keys and values of a run, to be used again. base: whose were put into it; settled: none was computed twice."""
+
+    case: Case
+    plan: Plan
+    base: Base | None
+    kept: Kept
+    settled: bool
+
+    def covers(self, switch: int) -> bool:
+        """Return whether it tells what the request had before this pass."""
+        known, since = len(self.kept.tokens), self.base[1] if self.base else 0
+        return known == switch or (self.settled and since < switch < known)
 
 
 class Engine:
@@ -38,17 +63,31 @@ class Engine:
         self.model_path = model_path
         self.live: Live | None = None
         self._given: dict[str, Any] = {}
+        self._histories: list[History] = []
 
     def run(self, treatment: Treatment) -> Trace:
         """Return what the treatment gives, or a refused trace."""
-        if treatment.history is not None:
-            return Trace(treatment.plan, refused="this version does not carry them between runs of vLLM")
+        plan, base = treatment.plan, (treatment.plan, treatment.since) if treatment.since else None
         try:
-            return self._run(treatment.plan)
+            kept = None if treatment.history is None else self._kept(treatment.history, treatment.switch, base)
+            return self._run(plan, self.case.horizon(), kept)[0]
         except Unpinnable as reason:
-            return Trace(treatment.plan, refused=str(reason))
+            return Trace(plan, refused=str(reason))
 
-    def _run(self, plan: dict[str, str]) -> Trace:
+    def _kept(self, plan: Plan, switch: int, base: Base | None) -> Kept:
+        """Return what a run under the plan has before a pass; a longer run that is kept serves as well."""
+        for one in self._histories:
+            if one.case is self.case and (one.plan, one.base) == (plan, base) and one.covers(switch):
+                return one.kept.earlier(switch)
+        trace, drive = self._run(plan, switch, self._kept(*base, None) if base else None)
+        if problem := trace.missing or trace.departure or pin_not_taken(trace):
+            raise Unpinnable(f"history: {problem}")
+        made = History(self.case, plan, base, drive.kept(), settled=not trace.details["own_preemptions"])
+        self._histories = [made, *self._histories][:MOST_KEPT]
+        return made.kept
+
+    def _run(self, plan: Plan, tokens: int, put: Kept | None) -> tuple[Trace, Drive]:
+        """Return what the plan gives up to so many tokens, and the drive that did it. put: goes in on the way."""
         setup = Setup(self.case)
         with ExitStack() as stack:
             parts: dict[str, Any] = {name: factor(name, "vllm") for name in sorted(plan)}
@@ -59,11 +98,12 @@ class Engine:
             given = company(self.case, setup.requests, setup.orders)
             settings = otherwise(self.case.engine, live.config, setup.settings)
             said = self._said(live, given, setup.contents)
-            drive = Drive(live, given, said, recorded(self.case, plan, given.target), settings)
-            fault = drive.until(self.case.horizon())
+            drive = Drive(live, given, said, recorded(self.case, plan, given.target), settings, setup.added)
+            fault = drive.until(tokens, put)
             evidence = drive.evidence(self.case, setup)
             seen = {name: part.observe(evidence) for name, part in parts.items()}
-            return drive.trace(plan, {name: value for name, value in seen.items() if value is not None}, fault)
+            trace = drive.trace(plan, {name: value for name, value in seen.items() if value is not None}, fault)
+            return trace, drive
 
     def _live_for(self, given: dict[str, Any]) -> Live:
         if self.live is None or given != self._given:

@@ -9,16 +9,17 @@ from replay.company import ALONE, NONE
 
 if TYPE_CHECKING:
     from replay.case import Case
-    from replay.company import Company
+    from replay.company import Added, Company
 
 
 @dataclass
 class Setup:
-    """requests, contents, orders: as in factors.v1.json under company.* and engine.orders. settings: of EngineArgs."""
+    """requests, contents, added, orders: by the factors of these names in factors.v1.json. settings: of EngineArgs."""
 
     case: Case
     requests: str = ALONE
     contents: str = "recorded"
+    added: Added | None = None
     orders: str = NONE
     settings: dict[str, Any] = field(default_factory=dict)
     model: Any = None
@@ -32,7 +33,8 @@ class Setup:
 class Evidence:
     """What the recorder's hooks and the finished engine showed.
 
-    company: what was to come in; arrived: (request, engine step, length, hash of the ids) as the scheduler took them;
+    company: what was to come in; added: what we put beside it; beside: for each pass of the target the tokens that each
+    of these had in its launch; arrived: (request, engine step, length, hash of the ids) as the scheduler took them;
     ordered: (what, engine step) of orders that took effect; last_step: the last one that ran. limits, kv_blocks,
     caching: as the scheduler and its block pool have them. hidden_dtype: of what reached the output head.
     """
@@ -41,6 +43,8 @@ class Evidence:
     company: Company
     requests: str
     orders: str
+    added: Added | None = None
+    beside: list[tuple[int, ...]] = field(default_factory=list)
     arrived: list[tuple[str, int, int, str | None]] = field(default_factory=list)
     ordered: list[tuple[str, int]] = field(default_factory=list)
     last_step: int = 0

@@ -1,0 +1,106 @@
+"""What a filed verdict says beyond its claim, in words. What does not fit the document's form reads as nothing."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_ROW_COUNT = re.compile(r"gemm\.\w+\.rows(\.decode)?")
+
+
+def findings(document: dict[str, Any]) -> Iterator[str]:
+    """Yield what a verdict says beyond its claim, a sentence each."""
+    refuted = [text(one) for one in items(document.get("refuted"))]
+    products = [name for name in refuted if _ROW_COUNT.fullmatch(name)]
+    shown = [name for name in refuted if name not in products]
+    if products:
+        shown.append(f"the row count M of GEMMs ({len(products)} of them, prompt and later passes)")
+    if shown:
+        yield f"differs, and does nothing: {', '.join(shown)}"
+    shares = [
+        f"{text(one.get('factor'))} {one['share']:.0%}"
+        for one in map(mapping, items(document.get("effects")))
+        if isinstance(one.get("share"), int | float)
+    ]
+    if shares:
+        yield f"share of the effect on the two tokens' contrast: {', '.join(shares)}"
+    for name, title in (("history", "history or step"), ("rounding", "rounding or bug")):
+        part = mapping(document.get(name))
+        if part:
+            answer = text(part.get("carried_by") or part.get("answer")).replace("_", " ")
+            yield f"{title}: {answer} ({text(part.get('detail'))})"
+    yield from _neighbours(mapping(document.get("neighbours")))
+    yield from _passes(mapping(document.get("passes")))
+    repeats = mapping(document.get("repeats"))
+    rate = repeats.get("excludes_rate_above")
+    if isinstance(rate, int | float):
+        runs = text(repeats.get("runs"))
+        yield f"{runs} repeats gave the same bits: a rate of change above {rate:.0%} is excluded at 95 %"
+
+
+def _neighbours(part: dict[str, Any]) -> Iterator[str]:
+    """Yield who carries the difference, and whether it matters what they say."""
+    if not part:
+        return
+    few, arm = [text(one) for one in items(part.get("fewest"))], text(part.get("arm"))
+    named = ", ".join(few[:3]) + (f" and {len(few) - 3} more" if len(few) > 3 else "")
+    what = "bits" if part.get("carry") == "bits" else "token, though not for its bits"
+    least = "" if part.get("minimal") is True else " (fewer might do)"
+    removed = text(part.get("removed"))
+    without = {
+        "": "what comes out without is not known",
+        "neither": "without, neither arm's bits come out",
+        arm: f"without, the {arm}'s bits come out all the same: others carry the difference as well",
+    }.get(removed, f"without, the {removed}'s bits come out")
+    count = f"{len(few)} of {text(part.get('of'))} other requests"
+    yield f"{count} are enough for the {arm}'s {what}: {named}{least}; {without}; {text(part.get('detail'))}"
+    matters = part.get("contents_matter")
+    if isinstance(matters, bool):
+        yield (
+            f"what the others say {'changes the bits' if matters else 'changes no bit'}: random ids of equal length, "
+            "sharing and output length were tried"
+        )
+    elif part.get("contents") == "random":
+        yield "the others' ids were withheld: random ids of equal length, sharing and output length stood in for them"
+
+
+def _passes(part: dict[str, Any]) -> Iterator[str]:
+    """Yield in which passes the difference arises, and at which size of launch the first of them changes."""
+    arm, of = text(part.get("arm")), text(part.get("of"))
+    for one in map(mapping, items(part.get("stretches"))):
+        steps = [text(step) for step in items(one.get("engine_steps"))]
+        where = f" (engine steps {' to '.join(dict.fromkeys(steps))})" if steps else ""
+        what = "logits of the flip, bit for bit" if one.get("carry") == "bits" else "token, though not for its bits"
+        span = " to ".join(dict.fromkeys((text(one.get("first")), text(one.get("last")))))
+        yield f"of {of} passes, {span}{where} as in the {arm} are enough for its {what}"
+    if detail := text(part.get("detail")):
+        yield detail
+    border = mapping(part.get("border"))
+    if not border:
+        return
+    rows, tokens = border.get("fewest_rows"), border.get("fewest_tokens")
+    sizes = [f"{text(rows)} more {'row' if rows == 1 else 'rows'} of one token"] if rows is not None else []
+    sizes += [f"one more row of {text(tokens)} {'token' if tokens == 1 else 'tokens'}"] if tokens is not None else []
+    fewest = f"there {', or '.join(sizes)}, gives the same bits as the company, and one less does not" if sizes else ""
+    none = "" if sizes or border.get("detail") else "no stand-ins up to its size give the same bits there"
+    told = "; ".join(part for part in (fewest, none, text(border.get("detail"))) if part)
+    launch = f"{text(border.get('rows'))} rows and {text(border.get('launch_tokens'))} tokens"
+    yield f"pass {text(border.get('at'))} ran in a launch of {launch}; {told}"
+
+
+def text(value: Any) -> str:
+    """Return a value as text, "" for none."""
+    return "" if value is None else str(value)
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """Return a value that is an object, {} in place of anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def items(value: Any) -> list[Any]:
+    """Return a value that is an array, [] in place of anything else."""
+    return value if isinstance(value, list) else []
