@@ -124,7 +124,7 @@ def _description(head: bytes) -> str:
 
 
 def _nothing_readable(path: Path, found: list[Found]) -> ForensicsError:
-    hint = "a log is JSON Lines (plain, gzip or zstandard) or Parquet; see docs/contract.md"
+    hint = "a log is JSON Lines (plain, gzip or zstandard) or Parquet; see docs/contract.md; traces: docs/traces.md"
     if path.is_dir():
         seen = "; ".join(f"{one.path.name}: {one.reason}" for one in found[:3]) or "it holds no files"
         return ForensicsError(f"{path}: nothing to read here: {seen}", BAD_INPUT, hint)

@@ -15,6 +15,7 @@ from forensics.files import find
 from forensics.filing import Filing, Tally
 from forensics.ingest import BEGINNING, Mark
 from forensics.registry import members
+from forensics.subject import UNSAID, Subject, applied, knows_run, said_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -57,22 +58,27 @@ class _Unusable(Exception):  # noqa: N818 - a fact about the file
         self.error = error
 
 
-def load(paths: Sequence[Path], store: Store, progress: Progress | None = None) -> list[FileSummary]:
+def load(
+    paths: Sequence[Path], store: Store, progress: Progress | None = None, subject: Subject = UNSAID
+) -> list[FileSummary]:
     """File every log under `paths`; then bind request records without a run to the requests that they speak of.
 
     Each file is one transaction; all are recognised before the first is filed. A file that turns out to be damaged is
     skipped and says why. Raises ForensicsError when nothing under a path is a log, or every file is damaged.
+    subject: of which run the traces of other tools are, which know none; logs state their own.
     """
     plan: dict[Path, Found] = {}
     for path in paths:
         for one in find(path):
             known = plan.setdefault(one.path.resolve(), one)
             plan[one.path.resolve()] = known._replace(named=known.named or one.named)
+    if subject != UNSAID and not any(one.reason is None and not knows_run(one) for one in plan.values()):
+        raise ForensicsError("a run was given, but every log here states its own", BAD_INPUT, "leave out --run")
     summaries, errors = [], []
     try:
         for found in plan.values():
             try:
-                summaries.append(_load_file(found, store, progress))
+                summaries.append(_load_file(found, store, progress, subject))
             except _Unusable as fault:
                 errors.append(fault.error)
                 reason = fault.error.message.removeprefix(f"{found.path}: ")
@@ -84,19 +90,23 @@ def load(paths: Sequence[Path], store: Store, progress: Progress | None = None) 
     return summaries
 
 
-def _load_file(found: Found, store: Store, progress: Progress | None) -> FileSummary:
+def _load_file(found: Found, store: Store, progress: Progress | None, subject: Subject) -> FileSummary:
     path, named = str(found.path), found.named
     if found.reason is not None:
         return FileSummary(path, "", "", skipped=found.reason, named=named)
     with store.transaction():
         size, sha256, source = _identified(found, store)
+        try:
+            subject = applied(found, source, subject, store)
+        except ForensicsError as error:
+            raise _Unusable(error) from None
         if (source["bytes"], source["sha256"]) == (size, sha256):
             return _unchanged(source, path, named=named)
         mark = Mark(source["line"], source["offset"])
         filing = Filing(store, source["source_id"], source["path"], _kept(store, source, mark))
         file_entry = filing.add_verdict if found.format == "verdict" else filing.add
         whole = None
-        for entry in _entries(found, size, mark, progress):
+        for entry in _entries(found, size, mark, progress, subject):
             if entry.end is not None:
                 mark = entry.end
             elif whole is None:
@@ -111,10 +121,10 @@ def _load_file(found: Found, store: Store, progress: Progress | None) -> FileSum
     return FileSummary(path, found.format, sha256, **vars(filing.tally), named=named)
 
 
-def _entries(found: Found, size: int, start: Mark, progress: Progress | None) -> Iterator[Any]:
+def _entries(found: Found, size: int, start: Mark, progress: Progress | None, subject: Subject) -> Iterator[Any]:
     """Yield what the file holds. What is wrong with the file is told apart from what is wrong with the store."""
     member: Any = members(ingest)[found.format]
-    entries = enumerate(member.read(found.path, size, start))
+    entries = enumerate(said_of(entry, found, subject) for entry in member.read(found.path, size, start))
     path = str(found.path)
     while True:
         try:
@@ -165,7 +175,7 @@ def _new_source(store: Store, found: Found) -> dict[str, Any]:
     number = 1 if last is None else int(str(last)) + 1
     return counts | {
         "source_id": number, "path": str(found.path), "format": found.format, "unknown_rows": "{}",
-        "bytes": None, "sha256": None,
+        "bytes": None, "sha256": None, "subject": json.dumps(UNSAID),
     }  # fmt: skip
 
 

@@ -43,6 +43,7 @@ OWN_TABLES: Final = {
         "path": "VARCHAR",
         "sha256": "VARCHAR",
         "format": "VARCHAR",
+        "subject": "VARCHAR",
         "bytes": "BIGINT",
         "read": "BIGINT",
         "stored": "BIGINT",
@@ -92,7 +93,8 @@ OWN_TABLES: Final = {
 }
 """Tables beside those of the record kinds. `offset` counts bytes of the unpacked file, rows in Parquet.
 
-source: up to the end of its last whole `line`, at `offset`, stand `rows` with `unknown_rows`, which are not read again.
+source: up to the end of its last whole `line`, at `offset`, stand `rows` with `unknown_rows`, which are not read again;
+`subject` is what was said of a trace (forensics/subject.py), as JSON.
 stretch: a row for every stretch of a writer's records on file; forensics/completeness.py tells what lies between.
 """
 DAMAGED: Final = re.compile("Corrupt|checksum|Could not read enough bytes")

@@ -37,7 +37,7 @@ THIRD_PARTY = {
 }
 # Rooms whose members never import a sibling.
 ROOMS = ("forensics/ingest/", "forensics/detectors/", "forensics/reports/", "forensics/review/", "replay/factors/")
-FROM_REPLAY = {"replay.case", "replay.prove"}
+FROM_REPLAY = {"replay.case", "replay.cublaslt_log", "replay.prove"}
 
 
 def imports(path: str) -> set[str]:

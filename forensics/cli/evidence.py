@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from forensics.load import FileSummary
     from forensics.store import Store
+    from forensics.subject import Subject
 
 
 @app.command(
@@ -24,29 +25,43 @@ if TYPE_CHECKING:
         "forensics ingest fixtures/incidents/transformers-tiny-batch/log",
         "forensics ingest --db night.duckdb LOG.jsonl.zst OTHER-HOST/",
         "forensics ingest --check fixtures/incidents/transformers-tiny-batch/log",
+        "forensics ingest --run RUN --rank 0 TRACE.json.gz REPORT.sqlite SERVER.log",
     )
 )
 def ingest(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH…", readable=False, help="Logs, verdicts, or folders of them.")
+        list[Path], typer.Argument(metavar="PATH…", readable=False, help="Logs, verdicts, traces, or folders of them.")
     ],
     db: Db = STORE,
+    run: Annotated[str | None, typer.Option("--run", help="The run of the traces: other tools know none.")] = None,
+    replica: Annotated[str | None, typer.Option("--replica", help="The replica of that run, where it has one.")] = None,
+    rank: Annotated[
+        int | None, typer.Option("--rank", min=0, help="The rank of traces that do not state it themselves.")
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Store nothing; grade the logs, for recorder authors.")
     ] = False,
     format: AsList = ListFormat.table,
 ) -> None:
-    """Put logs (JSONL plain, gz, zst; Parquet) and verdicts into the store. Doing it twice changes nothing."""
+    """Put logs (JSONL plain, gz, zst; Parquet), verdicts and traces of other tools into the store.
+
+    Doing it twice changes nothing.
+    Traces: Nsight Systems (sqlite), torch.profiler, PyTorch's flight recorder, and what cuBLASLt, oneDNN or MKL print.
+    """
     from forensics.load import load
     from forensics.store import Store
+    from forensics.subject import Subject
 
+    if run is None and (replica, rank) != (None, None):
+        raise ForensicsError("--replica and --rank say more of --run, which is not given", 2)
+    subject = Subject(run, replica, rank)
     if check:
-        _check(paths, as_json=format is ListFormat.json)
+        _check(paths, subject, as_json=format is ListFormat.json)
         return
     fresh = not db.exists()
     try:
         with Store.open(db, create=True) as store, progress() as advance:
-            summaries = load(paths, store, advance)
+            summaries = load(paths, store, advance, subject)
             lacking = _lacking(store)
     except BaseException as fault:
         if fresh:
@@ -95,7 +110,7 @@ def _lacking(store: Store) -> list[str]:
     ]
 
 
-def _check(paths: list[Path], *, as_json: bool) -> None:
+def _check(paths: list[Path], subject: Subject, *, as_json: bool) -> None:
     import json
 
     from forensics.checking import report
@@ -103,7 +118,7 @@ def _check(paths: list[Path], *, as_json: bool) -> None:
     from forensics.store import Store
 
     with Store.in_memory() as store, progress() as advance:
-        found = report(store, load(paths, store, advance))
+        found = report(store, load(paths, store, advance, subject))
     if as_json:
         print(json.dumps(vars(found), ensure_ascii=False, indent=2))
     else:

@@ -18,7 +18,9 @@ MAX_LINE_BYTES: Final = 16 << 20
 KEPT_OF_A_LONG_LINE: Final = 64 << 10
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 NAMES_OF_A_RECORD: Final = (b'"kind"', b'"req_id"')
-DOCUMENT: Final = re.compile(rb'"format"\s*:\s*"forensics\.')
+DOCUMENT: Final = re.compile(rb'"format"\s*:\s*"forensics\.|^\{\s*"schemaVersion"\s*:.*"deviceProperties"\s*:')
+MEMBERS_OF_A_DOCUMENT: Final = ("traceEvents", "pg_config")
+"""What an object holds that is a whole trace: of torch.profiler, of PyTorch's flight recorder."""
 
 
 def detect(head: bytes) -> bool:
@@ -33,8 +35,9 @@ def detect(head: bytes) -> bool:
                 record = parse(line)
             except Rejected:
                 continue
-            # A document of ours on one line is an object too, and no log.
-            return not str(record.get("format", "")).startswith("forensics.")
+            # A document on one line is an object too, and no log.
+            ours = str(record.get("format", "")).startswith("forensics.")
+            return not ours and not any(name in record for name in MEMBERS_OF_A_DOCUMENT)
     torn = [line for line in lines if line.startswith(b"{") and not DOCUMENT.search(line)]
     return any(name in line for line in torn for name in NAMES_OF_A_RECORD)
 
