@@ -10,7 +10,7 @@ import polars as pl
 
 from forensics.cohort import ALONE, CALM, Cohorts, load_of, nearest, runs_asked_the_same, runs_of_same_x
 from forensics.errors import ForensicsError
-from forensics.evidence import Evidence, gather, with_arrivals
+from forensics.evidence import Evidence, gather, with_surroundings
 from forensics.flip import Flip, Standing, compare_outputs, flip_at
 from forensics.text import printable, shell
 
@@ -125,13 +125,13 @@ def assemble(store: Store, req_id: str, against: str | None, limits: Thresholds)
     asked the same with another x does, it comes from those.
     """
     row = find_request(store, req_id)
-    target = with_arrivals(store, gather(store, row, limits))
+    target = with_surroundings(store, gather(store, row, limits))
     same_x = runs_of_same_x(store, row, target.model_identity())
     same_asked = runs_asked_the_same(store, row, same_x)
     counted = Cohorts(len(same_x), len(same_asked))
     others = nearest(store, same_x, row, limits)
     if against is not None:
-        reference = with_arrivals(store, gather(store, find_request(store, against), limits))
+        reference = with_surroundings(store, gather(store, find_request(store, against), limits))
         if reference.identity == target.identity:
             raise ForensicsError(f"{req_id} and {against} are the same request", 2, "name another one with --against")
         hashes = (row["input_sha256"], reference.request["input_sha256"])
@@ -157,7 +157,7 @@ def assemble(store: Store, req_id: str, against: str | None, limits: Thresholds)
     left_out = f" (the nearest in time of {found})" if found > len(others) else ""
     looked_at = f"{len(differing)} of {len(others)} other run(s) ({key}){left_out} had another output"
     rule = f"{looked_at}: {CALM if load_of(calm)[0] < float('inf') else 'the earliest, as no launch is on record'}"
-    return compare(target, with_arrivals(store, calm), rule, others, cohorts=cohorts)
+    return compare(target, with_surroundings(store, calm), rule, others, cohorts=cohorts)
 
 
 def _differing(target: Evidence, others: tuple[Evidence, ...]) -> list[Evidence]:
