@@ -72,12 +72,11 @@ def shift(values: Sequence[float]) -> Shift | None:
     block = math.ceil(count ** (1 / 3))
     blocks = [fresh[start : start + block] for start in range(0, count, block)]
     chance = random.Random(SEED)  # noqa: S311 - no secret
-    as_large, looked = 0, 0
-    for looked in range(1, SHUFFLES + 1):
+    as_large = looked = 0
+    while looked < SHUFFLES and as_large < ENOUGH_AS_LARGE:
+        looked += 1
         chance.shuffle(blocks)
         as_large += _largest([score for one in blocks for score in one], edge, weights)[0] >= largest
-        if as_large >= ENOUGH_AS_LARGE:
-            break
     return Shift(at, fmean(values[:at]), fmean(values[at:]), (as_large + 1) / (looked + 1), count, worth)
 
 

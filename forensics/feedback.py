@@ -1,13 +1,13 @@
 """The feedback loop over time: a preemption is recomputed, the recomputation holds KV, and that preempts again.
 
-A chain of causes has no place for it: there each code stands once, with the step at which it begins, so links only lead
-up the ladder and a grade is that of the weakest of them. A loop is the other reading: one kind of thing again and again,
-each because of the one before, with counts. It stands beside the chain and takes no part in its grade.
+A chain of causes has no place for it: there each code stands once, with the step at which it begins, so links only
+lead up the ladder and a grade is that of the weakest of them. A loop is the other reading: one kind of thing again and
+again, each after the one before, with counts. It stands beside the chain and takes no part in its grade.
 
 A turn is read from the record: request A lost its KV, was computed again at engine step u, and while A still ran
-another preemption took place after u. Order is that of engine steps. That the second would not have taken place without
-the first is not shown by it: requests that arrive, and contexts that grow, fill a pool as well. So turns in which nobody
-arrived between are counted apart; only those leave growth alone as the competitor.
+another preemption took place after u. Order is that of engine steps. That the second would not have taken place
+without the first is not shown by it: requests that arrive, and contexts that grow, fill a pool as well. So turns in
+which nobody arrived between are counted apart; only those leave growth alone as the competitor.
 """
 
 from __future__ import annotations
@@ -84,9 +84,7 @@ def _lost_at(row: dict[str, Any]) -> int:
 
 def _held(chain: list[dict[str, Any]], row: dict[str, Any]) -> dict[str, Any] | None:
     """Return the latest recomputation that still held KV when this preemption took place."""
-    return next(
-        (one for one in reversed(chain) if one["engine_step"] < _lost_at(row) <= one["last_step"] + 1), None
-    )
+    return next((one for one in reversed(chain) if one["engine_step"] < _lost_at(row) <= one["last_step"] + 1), None)
 
 
 def _loop(chain: list[dict[str, Any]], arrived: list[int], launches: pl.DataFrame) -> Loop:

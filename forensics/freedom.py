@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 LEAST = 0.1
-"""The least change that counts: a tenth of the step time, of the memory, of the requests or of the launches. A choice."""
+"""The least change that counts: a tenth of step time, memory, requests or launches. A choice."""
 TOGETHER = 3
-"""How many that change at one point are a state collapse: two alone are moved by a limit that is reached. A choice."""
+"""How many that change at one point are a state collapse: a limit that is reached moves two. A choice."""
 CONTEXTS = 2
 """Classes of context to each doubling of it: attention reads all of it at every step."""
 
@@ -94,7 +94,7 @@ def _memory(row: Row) -> float | None:
     if row["kv_blocks_free"] is not None and row["kv_blocks_total"]:
         return 1 - float(row["kv_blocks_free"]) / float(row["kv_blocks_total"])
     free, pool = row["regime_free_mb"], row["kv_pool_total_mb"]
-    return None if free is None or not pool else 1 - float(free) / float(pool)
+    return 1 - float(free) / float(pool) if free is not None and pool else None
 
 
 def _waiting(row: Row) -> float | None:

@@ -21,9 +21,7 @@ END = 2**62
 WORST = (pl.max("step_ms", "queue_depth", "num_preempted"), pl.col("paging_on").any().alias("paging_on"))
 
 
-def launches(
-    store: Store, engine: dict[str, Any], limits: Thresholds, first: int = 0, last: int = END
-) -> pl.DataFrame:
+def launches(store: Store, engine: dict[str, Any], limits: Thresholds, first: int = 0, last: int = END) -> pl.DataFrame:
     """Return the launches from engine step `first` to `last` of the run that an engine record begins.
 
     engine: run_id and replica_id; what else the engine record states, if there is one. Beside the columns of
@@ -33,9 +31,7 @@ def launches(
     ranks = store.ask("launches", **where, first=first, last=last)
     facts = json.loads(engine.get("isolation") or "{}")
     shared = facts.get("cross_tenant_batching", facts.get("shared_batching"))
-    regimes = rank_regimes(
-        ranks, store.ask("first_scheduled", **where), None if shared is None else not shared, limits
-    )
+    regimes = rank_regimes(ranks, store.ask("first_scheduled", **where), None if shared is None else not shared, limits)
     lowest = ranks.unique("engine_step", keep="first", maintain_order=True)
     slowest = ranks.group_by("engine_step", maintain_order=True).agg(WORST)
     kept = lowest.drop("step_ms", "queue_depth", "num_preempted", "paging_on").join(

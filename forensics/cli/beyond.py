@@ -18,8 +18,12 @@ from forensics.cli.app import (
     Evaporated,
     FreeMb,
     ListFormat,
+    Model,
     QueueMs,
     Replica,
+    Since,
+    Until,
+    above_zero,
     app,
     examples,
     known_runs,
@@ -84,11 +88,72 @@ def timeline(
     count = windows or (JSON_WINDOWS if as_json else width - NAMES)
     with opened(db) as store:
         named = find_run(store, run, replica)
-        found = read_run(
-            store, named["run_id"], named["replica_id"], limits(free_mb, queue_p95_ms, evaporation_ratio)
-        )
+        found = read_run(store, named["run_id"], named["replica_id"], limits(free_mb, queue_p95_ms, evaporation_ratio))
         told = tell(store, found, count if as_json else min(count, width - NAMES))
     if as_json:
         document(told.document())
     else:
         show(timeline_screen(told, width, shown))
+
+
+@app.command(epilog=examples("forensics fleet", "forensics fleet --since 2h --window 600 --format json"))
+def fleet(
+    since: Since = None, until: Until = None, replica: Replica = None, model: Model = None,
+    window: Annotated[
+        float | None, typer.Option("--window", parser=above_zero, metavar="SECONDS", help="Length of a window.")
+    ] = None,
+    db: Db = STORE, format: AsList = ListFormat.table, free_mb: FreeMb = 1024.0, queue_p95_ms: QueueMs = 50.0,
+    evaporation_ratio: Evaporated = 0.05,
+) -> None:  # fmt: skip
+    """Say which replica disagrees with its twins, when, against whom, and what differed. Exit code 1 if one does."""
+    from forensics.runs.fleet import fleet as run
+    from forensics.runs.fleet_screen import fleet_screen
+    from forensics.searching import scope
+
+    with opened(db) as store:
+        asked = scope(store, since, until, replica, model)
+        told = run(store, asked, limits(free_mb, queue_p95_ms, evaporation_ratio), window)
+    if format is ListFormat.json:
+        document(told.document())
+    else:
+        show(fleet_screen(told, screen()[0]))
+    raise typer.Exit(told.exit_code)
+
+
+@app.command(epilog=examples("forensics plans", "forensics plans --replica vm-transformers --format json"))
+def plans(
+    since: Since = None, until: Until = None, replica: Replica = None, model: Model = None,
+    db: Db = STORE, format: AsList = ListFormat.table,
+) -> None:  # fmt: skip
+    """Count over all pairs of runs of a request: same launch shapes, same bits? Exit code 1 with a counter-example."""
+    from forensics.runs.fleet_screen import plans_screen
+    from forensics.runs.plans import plans as run
+    from forensics.searching import scope
+
+    with opened(db) as store:
+        told = run(store, scope(store, since, until, replica, model))
+    if format is ListFormat.json:
+        document(told.document())
+    else:
+        show(plans_screen(told, screen()[0]))
+    raise typer.Exit(told.exit_code)
+
+
+@app.command(epilog=examples("forensics risk", "forensics risk --ulps 2 --replica vm-transformers --format json"))
+def risk(
+    since: Since = None, until: Until = None, replica: Replica = None, model: Model = None,
+    ulps: Annotated[float, typer.Option("--ulps", min=0, max=1e6, help="A step is at risk up to this lead.")] = 1.0,
+    db: Db = STORE, format: AsList = ListFormat.table,
+) -> None:  # fmt: skip
+    """List steps that stand one ulp from another answer, and how many answers that puts at risk."""
+    from forensics.runs.fleet_screen import risk_screen
+    from forensics.runs.risk import risk as run
+    from forensics.searching import scope
+
+    with opened(db) as store:
+        told = run(store, scope(store, since, until, replica, model), ulps)
+    if format is ListFormat.json:
+        document(told.document())
+    else:
+        show(risk_screen(told, screen()[0]))
+    raise typer.Exit(0 if told.whole.steps else INCONCLUSIVE)

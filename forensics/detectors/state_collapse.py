@@ -31,13 +31,13 @@ class Collapse(NamedTuple):
 def detect(incident: Incident) -> Iterator[Finding | Gap]:
     """Look for one change point over several degrees of freedom in the launches up to the flip, not in the reference's.
 
-    Each degree of freedom is a residual with the workload taken out (`freedom.py`), so other work alone moves none; each
-    has its own test that knows of autocorrelation, and at least TOGETHER must have changed by LEAST for the worse within a
-    twentieth of the launches, at a partial-conjunction p of at most ALPHA (`change_point.py`, with the sources).
-    ALPHA is the declared rate of false alarms a look; tests/bench/test_false_alarms.py measures it.
+    Each degree of freedom is a residual with the workload taken out (`freedom.py`), so other work alone moves none.
+    Each has its own test that knows of autocorrelation, and at least TOGETHER must have changed by LEAST for the worse
+    within a twentieth of the launches, at a partial-conjunction p of at most ALPHA (`change_point.py`, with sources).
+    ALPHA is the declared rate of false alarms a look; tests/test_false_alarms.py measures it.
 
-    It says when the state of the run turned, not why: it stands beside the chain. Its competitors are its own parts, each
-    of which has a detector of its own, and a change of work that the classes of work do not tell apart.
+    It says when the state of the run turned, not why: it stands beside the chain. Its competitors are its own parts,
+    each of which has a detector, and a change of work that the classes of work do not tell apart.
     """
     arms = incident.arms()
     known = [[one.fields for one in freedoms(_until(arm, last)) if not one.known] for arm, last in _lived(incident)]
@@ -63,9 +63,7 @@ def detect(incident: Incident) -> Iterator[Finding | Gap]:
 def _lived(incident: Incident) -> list[tuple[Evidence, int]]:
     """Return both arms with the engine step of their last step that counts."""
     lasts = [lived["engine_step"].max() for lived in incident.lived()]
-    return [
-        (arm, last if isinstance(last, int) else -1) for arm, last in zip(incident.arms(), lasts, strict=True)
-    ]
+    return [(arm, last if isinstance(last, int) else -1) for arm, last in zip(incident.arms(), lasts, strict=True)]
 
 
 def _until(arm: Evidence, last: int) -> pl.DataFrame:

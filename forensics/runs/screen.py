@@ -86,7 +86,9 @@ def _bars(told: RunTimeline, width: int, shown: Glyphs) -> Iterator[str]:
             yield f"{name:<{NAMES}}{''.join(shown.here if one else ' ' for one in at)}".rstrip()
     legend = ", ".join(f"{LETTERS.get(one, '?')} {one}" for one in sorted({one.regime for one in told.windows}))
     per = told.windows[0].launches
-    yield from wrapped("", f"{per} launch{'es' * (per != 1)} a column; {'; '.join(tops)}; worst regime: {legend}", width)
+    yield from wrapped(
+        "", f"{per} launch{'es' * (per != 1)} a column; {'; '.join(tops)}; worst regime: {legend}", width
+    )
 
 
 def levels(values: Sequence[float | None], shown: Glyphs) -> str:

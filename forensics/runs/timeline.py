@@ -28,7 +28,7 @@ FORMAT = "forensics.timeline/1"
 BASELINE = 0.25
 """Share of the launches, from the first on, that the tactics of later ones are held against. A choice."""
 MOST_LAUNCHES = 20_000
-"""Launches up to which change points are looked for one launch at a time; of a longer run, this many at even distances."""
+"""Launches up to which change points are looked for launch by launch; of a longer run, every second, third, …"""
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,11 @@ class Turn:
 
 @dataclass(frozen=True)
 class Window:
-    """Some launches in a row. regime: the worst of them. churn: half the sum of the differences of all shares of tactics
+    """Some launches in a row. regime: the worst of them. None: not on record.
 
-    from the baseline (total variation distance, 0 to 1). moved: the tactic whose share changed most, before and now.
-    lost: records known to be missing that may belong here. None: not on record.
+    churn: half the sum of the differences of all shares of tactics from the baseline (total variation distance, 0 to
+    1). moved: the tactic whose share changed most, before and now. lost: records known to be missing that may belong
+    here.
     """
 
     first_step: int
@@ -127,7 +128,9 @@ def timeline(store: Store, run: Run, windows: int) -> RunTimeline:
         engine=" ".join(str(part) for part in named if part) or "engine not on record",
         begins=min(known, default=None), ends=max(known, default=None), launches=frame.height,
         missing_steps=steps[-1] - steps[0] + 1 - len(steps) if steps else 0,
-        spans=tuple(RegimeSpan(one.state, steps[one.first], steps[one.last], one.steps, times[one.first]) for one in states),
+        spans=tuple(
+            RegimeSpan(one.state, steps[one.first], steps[one.last], one.steps, times[one.first]) for one in states
+        ),
         transitions=tuple(_turns(frame)),
         windows=tuple(_windows(run, windows)),
         tactics_told_by=run.told_by,
@@ -243,4 +246,3 @@ def _gaps(run: Run) -> Iterator[Gap]:
         if blank.any():
             inputs = "vram_free_mb or headroom_mb, paging_on, isolation, queue_ms" if name == "regime" else name
             yield Gap("timeline", f"batch.{inputs}", f"{what} in {int(blank.sum())} of {frame.height} launches")
-
