@@ -92,15 +92,15 @@ def _log_ms(row: Row) -> float | None:
 
 def _memory(row: Row) -> float | None:
     if row["kv_blocks_free"] is not None and row["kv_blocks_total"]:
-        return 1 - float(row["kv_blocks_free"]) / float(row["kv_blocks_total"])
+        return 1.0 - float(row["kv_blocks_free"]) / float(row["kv_blocks_total"])
     free, pool = row["regime_free_mb"], row["kv_pool_total_mb"]
-    return 1 - float(free) / float(pool) if free is not None and pool else None
+    return None if free is None or not pool else 1.0 - float(free) / float(pool)
 
 
 def _waiting(row: Row) -> float | None:
     if row["queue_depth"] is None or row["batch_size"] is None:
         return None
-    return float(row["queue_depth"]) / max(row["queue_depth"] + row["batch_size"], 1)
+    return float(row["queue_depth"] / max(row["queue_depth"] + row["batch_size"], 1))
 
 
 def _contents(row: Row) -> Hashable:

@@ -98,9 +98,7 @@ def by_token(steps: Sequence[Step]) -> dict[int, Step]:
 
 def bits_equal(one: Sequence[Step], other: Sequence[Step], until: int) -> bool | None:
     """Return whether logits agree at every output position up to `until`; None where a position is not on record."""
-    ours, theirs = (
-        {row["token_index"]: row for row in steps if row["token_index"] is not None} for steps in (one, other)
-    )
+    ours, theirs = by_token(one), by_token(other)
     verdicts = [same_bits(ours[at], theirs[at]) for at in range(until + 1) if at in ours and at in theirs]
     if False in verdicts:
         return False

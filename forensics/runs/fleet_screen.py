@@ -43,8 +43,8 @@ def fleet_screen(told: Fleet, width: int) -> Iterator[str]:
         yield from some("differing", list(_contrasts(told)), width, MORE)
     ties = sum(one.tie_broken for one in told.odd)
     if ties:
-        yield from wrapped("doubt", f"{ties} of {len(told.odd)} runs: either answer was given in as many places; the "
-                           "calmer run is taken for right, the counts do not tell which of the two moved", width)  # fmt: skip
+        doubt = "either answer was given in as many places; the calmer run is taken for right, counts do not tell"
+        yield from wrapped("doubt", f"{ties} of {len(told.odd)} runs: {doubt}", width)
     for one in told.odd[:LISTED]:
         yield f"{'next':<{NAMES}}{command('explain', '--against', one.against, request=one.request)}"
     if len(told.odd) > LISTED:
@@ -136,8 +136,8 @@ def risk_screen(told: Risk, width: int) -> Iterator[str]:
         return
     blank = f"; of {told.unknown} more steps it is not on record" if told.unknown else ""
     yield from wrapped("at risk", f"{whole.at_risk} of {whole.steps} steps stand at most {told.ulps:g} ulp from "
-                       f"another token, {whole.ties} of them at an exact tie, in {len(told.requests)} of {whole.requests} "
-                       f"requests{blank}", width)  # fmt: skip
+                       f"another token, {whole.ties} of them at an exact tie, in {len(told.requests)} of "
+                       f"{whole.requests} requests{blank}", width)  # fmt: skip
     if told.rates:
         yield from wrapped("expected", f"{_expected(whole)} answers would change if all launches had other bits", width)
         yield from some("because", [_rated(one) for one in told.rates], width, MORE)

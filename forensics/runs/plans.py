@@ -112,9 +112,7 @@ def _pairs(kinds: list[Lived]) -> Iterator[tuple[Lived, Lived, int]]:
 
 def _until(one: Lived, other: Lived) -> int | None:
     """Return the first output position at which the tokens differ, else the last that both have; None for none."""
-    ours, theirs = (
-        {row["token_index"]: row for row in steps if row["token_index"] is not None} for _, steps, _ in (one, other)
-    )
+    ours, theirs = by_token(one[1]), by_token(other[1])
     both = sorted(ours.keys() & theirs.keys())
     for at in both:
         if _other_token(ours[at], theirs[at]):

@@ -105,10 +105,8 @@ def risk(store: Store, within: Scope, ulps: float) -> Risk:
     )  # fmt: skip
 
 
-def _grouped(
-    leads: dict[Any, list[tuple[int, float]]], part: int, rates: tuple[Rate, ...], ulps: float
-) -> Iterator[AtRisk]:
-    groups: dict[str, list[list[tuple[int, float]]]] = defaultdict(list)
+def _grouped(leads: dict[Any, Steps], part: int, rates: tuple[Rate, ...], ulps: float) -> Iterator[AtRisk]:
+    groups: dict[str, list[Steps]] = defaultdict(list)
     for key, steps in leads.items():
         if key[part] is not None:
             groups[key[part]].append(steps)
