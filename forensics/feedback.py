@@ -13,12 +13,13 @@ which nobody arrived between are counted apart; only those leave growth alone as
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 if TYPE_CHECKING:
+    from forensics.evidence import Evidence
     from forensics.store import Store
 
 
@@ -60,11 +61,13 @@ class Loop:
             said += f", somebody waiting in {self.waiting} of the steps"
         if self.closed is not None:
             said += f"; in {self.closed} of the turns nobody arrived between the two preemptions"
-        return said
+        if self.own_steps is not None:
+            said += f"; {self.own_steps} steps of this request fell into it"
+        return said + (", the flip among them" if self.at_flip else "")
 
 
-def loops(store: Store, run_id: str, replica_id: str, launches: pl.DataFrame) -> list[Loop]:
-    """Return the loops of a run, in order. launches: those of the run, for who waited (`launches.py`)."""
+def loops(store: Store, run_id: str, replica_id: str) -> list[Loop]:
+    """Return the loops of a run, in order."""
     where = {"run_id": run_id, "replica_id": replica_id}
     again = store.ask("recomputations", **where).drop_nulls("before_step").to_dicts()
     arrived = store.ask("arrivals", **where)["arrival_step"].drop_nulls().sort().to_list()
@@ -74,7 +77,19 @@ def loops(store: Store, run_id: str, replica_id: str, launches: pl.DataFrame) ->
             chains[-1].append(one)
         else:
             chains.append([one])
-    return [_loop(chain, arrived, launches) for chain in chains if len(chain) > 1]
+    return [_loop(store, where, chain, arrived) for chain in chains if len(chain) > 1]
+
+
+def loops_of(store: Store, arm: Evidence, flip: int | None) -> tuple[Loop, ...]:
+    """Return the loops that ran while a request did, up to the flip at its own step `flip` (None: to its end)."""
+    lived = arm.steps if flip is None else arm.steps.filter(pl.col("step") <= flip)
+    steps = lived["engine_step"].drop_nulls().to_list()
+    inside = ((one, [step for step in steps if one.first_step <= step <= one.last_step])
+              for one in loops(store, *arm.identity[:2]))  # fmt: skip
+    return tuple(
+        replace(one, own_steps=len(own), at_flip=None if flip is None else own[-1] == steps[-1])
+        for one, own in inside if own
+    )  # fmt: skip
 
 
 def _lost_at(row: dict[str, Any]) -> int:
@@ -87,7 +102,7 @@ def _held(chain: list[dict[str, Any]], row: dict[str, Any]) -> dict[str, Any] | 
     return next((one for one in reversed(chain) if one["engine_step"] < _lost_at(row) <= one["last_step"] + 1), None)
 
 
-def _loop(chain: list[dict[str, Any]], arrived: list[int], launches: pl.DataFrame) -> Loop:
+def _loop(store: Store, where: dict[str, str], chain: list[dict[str, Any]], arrived: list[int]) -> Loop:
     closed = turns = 0
     for place, row in enumerate(chain):
         led = _held(chain[:place], row)
@@ -95,10 +110,11 @@ def _loop(chain: list[dict[str, Any]], arrived: list[int], launches: pl.DataFram
             turns += 1
             closed += bisect_right(arrived, _lost_at(row)) == bisect_right(arrived, _lost_at(led))
     first, last = _lost_at(chain[0]), max(row["engine_step"] for row in chain)
-    inside = launches.filter(pl.col("engine_step").is_between(first, last))["queue_depth"].drop_nulls()
+    batches = store.ask("batches", **where, first=first, last=last)
+    queues = batches.group_by("engine_step").agg(pl.max("queue_depth"))["queue_depth"].drop_nulls()
     return Loop(
         first_step=first, last_step=last, turns=turns, closed=closed if arrived else None, preemptions=len(chain),
         requests=tuple(sorted({row["req_id"] for row in chain})),
         recomputed_tokens=sum(row["tokens"] or 0 for row in chain),
-        waiting=int((inside > 0).sum()) if len(inside) else None,
+        waiting=int((queues > 0).sum()) if len(queues) else None,
     )  # fmt: skip

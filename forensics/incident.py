@@ -15,6 +15,7 @@ from forensics.flip import Flip, Standing, compare_outputs, flip_at
 from forensics.text import printable, shell
 
 if TYPE_CHECKING:
+    from forensics.counterfactual import Counterfactual
     from forensics.store import Store
     from forensics.timeline import Thresholds
 
@@ -27,7 +28,7 @@ class Incident:
     """A request, what it is compared with and why that, and where the two part.
 
     cohort: other runs of the same request; named: the reference was chosen by the user.
-    cohorts: how many requests each of the two keys gives.
+    cohorts: how many requests each of the two keys gives. counterfactuals: causes thought away, once they are found.
     """
 
     target: Evidence
@@ -38,6 +39,7 @@ class Incident:
     cohort: tuple[Evidence, ...] = field(default_factory=tuple)
     named: bool = False
     cohorts: Cohorts = ALONE
+    counterfactuals: tuple[Counterfactual, ...] = ()
 
     def arms(self) -> tuple[Evidence, Evidence]:
         """Return target and reference. Only for incidents that have a reference."""

@@ -135,7 +135,7 @@ def timeline(store: Store, run: Run, windows: int) -> RunTimeline:
         windows=tuple(_windows(run, windows)),
         tactics_told_by=run.told_by,
         changes=tuple(_changes(frame)),
-        loops=tuple(loops(store, *run.identity, frame)),
+        loops=tuple(loops(store, *run.identity)),
         losses=run.losses,
         gaps=tuple(_gaps(run)),
     )  # fmt: skip
