@@ -43,7 +43,7 @@ cause is its competitor, unless the cause can bring it about: then it lies on th
 
 CONDITIONS = ("thin_margin",)
 """Codes that make an effect possible but never bring it about: not competitors, and no root cause."""
-BESIDE = ("regime_mismatch",)
+BESIDE = ("regime_mismatch", "state_collapse")
 """Codes that are worth saying and cause nothing."""
 POSSIBLE = [Link(cause, effect, "possible", ()) for effect, causes in CAUSES.items() for cause in causes]
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from forensics.flip import same_bits
 
 if TYPE_CHECKING:
+    from forensics.counterfactual import Counterfactual
     from forensics.findings import Finding
     from forensics.flip import Flip
     from forensics.incident import Incident
@@ -28,11 +29,36 @@ SCHEDULES = (
 """Parts of names of settings that decide which requests share a launch, and in which shape."""
 JUST_BEFORE = ("preemption_recompute",)
 """Effects that take place between two steps of the request: a cause may show in the step before."""
+COMPOSED = ("batch_recomposition", "queue_pressure", "shape_class_change")
+"""Effects that the admission rule run again speaks of."""
 CANNOT_TELL = "dose: cannot be told from the log"
 
 
 def dose(cause: Finding, effect: Finding, incident: Incident, table: PlanTable) -> Dose:
-    """Return whether the cause matches the effect in size and place."""
+    """Return whether the cause matches the effect in size and place; what a counterfactual says of it goes first."""
+    told = _dose(cause, effect, incident, table)
+    if effect.code in COMPOSED:
+        for one in incident.counterfactuals:
+            if one.cause == cause.code and told[0] is not False:
+                return _thought_away(one, effect, told)
+    return told
+
+
+def _thought_away(one: Counterfactual, effect: Finding, told: Dose) -> Dose:
+    """An environment differs in more than limits: that they change nothing does not clear it, as it does a burst."""
+    said = f"dose: {one.told()}"
+    waits = effect.code == "queue_pressure"
+    if one.invalid is not None or (waits and not one.waited):
+        return told[0], f"{told[1]}; {one.told()}"
+    if one.waits == one.waited if waits else one.same_recorded:
+        return (False, said) if one.cause == "arrival_burst" else (told[0], f"{told[1]}; {one.told()}")
+    if waits:
+        said += f"; the request waits {one.waits} engine steps instead of {one.waited}"
+    matches = one.waits == 0 if waits else one.same_reference
+    return (True, said) if matches else (told[0], f"{told[1]}; {said.removeprefix('dose: ')}")
+
+
+def _dose(cause: Finding, effect: Finding, incident: Incident, table: PlanTable) -> Dose:
     flip = incident.flip
     pair = (cause.code, effect.code)
     if pair == ("logit_drift", "token_flip"):

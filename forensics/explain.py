@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from forensics import chain, detectors
 from forensics.completeness import losses, lost
 from forensics.consequence import consequence, spread
+from forensics.counterfactual import counterfactuals
 from forensics.coverage import coverage, record_first
 from forensics.exhibits import exhibits
 from forensics.explanation import Covered, Explanation, Subject
+from forensics.feedback import loops_of
 from forensics.filed import Filed, filed
 from forensics.findings import Finding, Gap
 from forensics.history import history
@@ -51,6 +53,8 @@ def _explained(store: Store, incident: Incident) -> Explanation:
     seen = {name: module.SEEN for name, module in members(detectors).items()}
     findings, gaps = _detect(incident) if incident.standing == "divergence" else ([], _why_undecided(incident))
     gaps += _lost(store, incident, findings)
+    if incident.standing == "divergence":
+        incident = replace(incident, counterfactuals=counterfactuals(store, incident, findings))
     table = plan_table(incident)
     links = chain.link(findings, gaps, incident, table)
     for verdict in verdicts:
@@ -89,6 +93,8 @@ def _explained(store: Store, incident: Incident) -> Explanation:
         cannot_claim=cannot_claim(incident, way, gaps, verdicts, seen),
         next_commands=next_commands(incident, verdicts),
         seen=seen,
+        counterfactuals=incident.counterfactuals,
+        loops=loops_of(store, incident.target, incident.flip.target_step if incident.flip else None),
     )
 
 

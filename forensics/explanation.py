@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from forensics.cohort import Cohorts
     from forensics.consequence import Consequence, Spread
+    from forensics.counterfactual import Counterfactual
     from forensics.exhibits import Exhibit
+    from forensics.feedback import Loop
     from forensics.filed import Filed
     from forensics.findings import Citation, Finding, Gap, Grade, Link
     from forensics.flip import Flip, Standing
@@ -62,6 +64,8 @@ class Explanation:
     """What happened to one request, how each statement is known, and what is missing.
 
     root_cause: a cause code, 'none' (nothing diverged) or 'undetermined'. chain: links from the root to the flip.
+    loops: feedback that went on while the target ran, beside the chain and without a say in its grade.
+    counterfactuals: launches that the admission rule gives without a cause; they are in the reasons of links, too.
     spread: how many other requests diverged; None where nobody counted (it looks at the whole store).
     """
 
@@ -92,6 +96,8 @@ class Explanation:
     cannot_claim: tuple[str, ...]
     next_commands: tuple[str, ...]
     seen: dict[str, str]
+    loops: tuple[Loop, ...] = ()
+    counterfactuals: tuple[Counterfactual, ...] = ()
     spread: Spread | None = None
     format: str = FORMAT
 

@@ -1,4 +1,4 @@
-"""Same plan, same bits? The four counts over all pairs of runs of one request, counter-examples included.
+"""Same plan, same bits? The four counts over pairs of runs of one request, counter-examples included.
 
 A plan here is the sequence of shape classes up to the flip; bits are the recorded logits up to the flip. Two runs
 under one plan with other bits mean that the plan on record is incomplete, or a race (LockStep's rule; see
@@ -9,13 +9,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from forensics.flip import same_bits
+from forensics.timeline import shape_class
 
 if TYPE_CHECKING:
-    from forensics.evidence import Evidence
+    from collections.abc import Iterable, Sequence
+
     from forensics.incident import Incident
+
+Step = dict[str, Any]
+Lived = tuple[str, list[Step], int]
+"""A run: its name, its steps in order, and how many runs were exactly like it."""
 
 
 @dataclass(frozen=True)
@@ -57,31 +63,43 @@ def plan_table(incident: Incident) -> PlanTable:
     arms = (incident.target, incident.reference, *incident.cohort)
     input_ids = incident.target.request["effective_token_ids_sha256"]  # another input has other bits under any plan
     runs = {arm.identity: arm for arm in arms if arm.request["effective_token_ids_sha256"] == input_ids}
+    until = incident.flip.token_index
+    lived = [(arm.name, arm.steps.to_dicts(), 1) for arm in runs.values()]
+    return counted((one, other, until) for one, other in combinations(lived, 2))
+
+
+def counted(pairs: Iterable[tuple[Lived, Lived, int]]) -> PlanTable:
+    """Count pairs of runs, each compared up to its output position; pairs without the bits on record are left out."""
     counts = {(plan, bits): 0 for plan in (True, False) for bits in (True, False)}
     examples = []
-    for one, other in combinations(runs.values(), 2):
-        bits = _bits_equal(one, other, incident.flip.token_index)
+    for (name, one, times), (others, other, others_times), until in pairs:
+        bits = bits_equal(one, other, until)
         if bits is None:
             continue
-        plan = _shapes(one, incident.flip.token_index) == _shapes(other, incident.flip.token_index)
-        counts[plan, bits] += 1
+        plan = _shapes(one, until) == _shapes(other, until)
+        counts[plan, bits] += times * others_times
         if plan and not bits:
-            examples.append((one.name, other.name))
+            examples.append((name, others))
     return PlanTable(
         counts[True, True], counts[True, False], counts[False, True], counts[False, False], tuple(examples)
     )
 
 
-def _shapes(arm: Evidence, until: int) -> list[str]:
-    chosen = [row["step"] for row in arm.tokens().iter_rows(named=True) if row["token_index"] <= until]
-    return arm.shapes()[: max(chosen, default=arm.steps.height - 1) + 1]
+def _shapes(steps: Sequence[Step], until: int) -> list[str]:
+    chosen = [row["step"] for row in steps if row["token_index"] is not None and row["token_index"] <= until]
+    last = max(chosen, default=None)
+    return [shape_class(row) for row in steps if last is None or row["step"] <= last]
 
 
-def _bits_equal(one: Evidence, other: Evidence, until: int) -> bool | None:
+def by_token(steps: Sequence[Step]) -> dict[int, Step]:
+    """Return the step that chose each output position; of a repeated position the last counts."""
+    return {row["token_index"]: row for row in steps if row["token_index"] is not None}
+
+
+def bits_equal(one: Sequence[Step], other: Sequence[Step], until: int) -> bool | None:
     """Return whether logits agree at every output position up to `until`; None where a position is not on record."""
-    theirs = {row["token_index"]: row for row in other.tokens().iter_rows(named=True)}
-    rows = [row for row in one.tokens().iter_rows(named=True) if row["token_index"] <= until]
-    verdicts = [same_bits(row, theirs[row["token_index"]]) for row in rows if row["token_index"] in theirs]
+    ours, theirs = by_token(one), by_token(other)
+    verdicts = [same_bits(ours[at], theirs[at]) for at in range(until + 1) if at in ours and at in theirs]
     if False in verdicts:
         return False
     return True if len(verdicts) == until + 1 and None not in verdicts else None

@@ -25,8 +25,11 @@ ORDERS = ("abort", "prefix_cache_reset", "batch_limit_change")
 RECORD_ALL = "record every engine step of the run: no --sample, no --ring, and room for all segments"
 
 
-def window(store: Store, evidence: Evidence, last_step: int) -> Window:
-    """Return the window that ends with engine step `last_step`. Raises ForensicsError (exit 4): what is missing."""
+def window(store: Store, evidence: Evidence, last_step: int, longest: int | None = None) -> Window:
+    """Return the window that ends with engine step `last_step`. Raises ForensicsError (exit 4): what is missing.
+
+    longest: engine steps that the caller has time for; None for any number.
+    """
     run_id, replica_id, _ = evidence.identity
     where = {"run_id": run_id, "replica_id": replica_id}
     everybody = store.ask("window_requests", **where).to_dicts()
@@ -39,6 +42,9 @@ def window(store: Store, evidence: Evidence, last_step: int) -> Window:
     orders = events.filter(pl.col("what").is_in(ORDERS) & pl.col("engine_step").is_not_null())
     cached = caches_prefixes(evidence.engine)
     first, starts = _start(evidence, came, orders, cached=cached)
+    if longest is not None and last_step - first >= longest:
+        why = f"since nothing was carried over, {last_step - first + 1} engine steps have gone by"
+        raise not_replayable(evidence.name, why, f"only windows of less than {longest} are looked at here")
     if gone := lost(losses(store), run_id, replica_id, first, last_step):
         why = f"its run is not whole: {gone[0].told()}"
         raise not_replayable(evidence.name, why, "find the files that are missing, or record it again")

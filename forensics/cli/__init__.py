@@ -18,6 +18,7 @@ from forensics.cli import recording as recording
 from forensics.cli import evidence as evidence
 from forensics.cli import searches as searches
 from forensics.cli import answers as answers
+from forensics.cli import beyond as beyond
 from forensics.cli import proof as proof
 from forensics.cli import drills as drills
 

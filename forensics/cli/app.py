@@ -68,6 +68,14 @@ def known_requests(ctx: typer.Context, incomplete: str) -> list[str]:
     return []
 
 
+def known_runs(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Complete the id of a run that has launches, as `known_requests` does."""
+    with contextlib.suppress(Exception), opened(Path(ctx.params.get("db") or STORE)) as store:
+        ids = store.ask("run_spans")["run_id"].unique(maintain_order=True).to_list()
+        return [name for name in ids if name.startswith(incomplete) and shlex.quote(name) == name][:MOST_COMPLETED]
+    return []
+
+
 Db = Annotated[
     Path, typer.Option("--db", envvar="FORENSICS_DB", readable=False, help="The store: a DuckDB index of the log.")
 ]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import polars as pl
 
+from forensics.burst import Window, around, came
 from forensics.findings import ADMISSION, Finding, Gap, Rung
 
 if TYPE_CHECKING:
@@ -23,19 +24,6 @@ CHANCE = 0.001
 """A burst has at least so many arrivals, at so many times the rate, and is at most so likely by chance: choices."""
 
 
-class Window(NamedTuple):
-    """start, end: Unix seconds. others: how many other requests arrived in it."""
-
-    start: float
-    end: float
-    others: int
-
-    @property
-    def rate(self) -> float:
-        """Return arrivals a second."""
-        return self.others / (self.end - self.start)
-
-
 def detect(incident: Incident) -> Iterator[Finding | Gap]:
     """Count the other requests that arrived from one lifetime before this one until its flip.
 
@@ -47,7 +35,7 @@ def detect(incident: Incident) -> Iterator[Finding | Gap]:
     Competitors of it as a cause of other neighbours: isolation, memory, another configuration. A queue lies between.
     """
     target, reference = incident.arms()
-    ours, theirs = (_window(arm, steps) for arm, steps in zip((target, reference), incident.lived(), strict=True))
+    ours, theirs = (around(arm, steps) for arm, steps in zip((target, reference), incident.lived(), strict=True))
     if ours is None or theirs is None:
         yield Gap("arrival_burst", "request.arrival_ts with step.ts on one clock", "whether requests came in a burst")
         return
@@ -61,8 +49,7 @@ def detect(incident: Incident) -> Iterator[Finding | Gap]:
     chance = binomial_tail(ours.others, ours.others + rest.others, share)
     if ours.rate < TIMES * rest.rate or chance > CHANCE:
         return
-    burst = target.arrivals.filter(pl.col("arrival_ts").is_between(ours.start, ours.end))["req_id"].to_list()
-    beside = target.members.filter(pl.col("req_id").is_in(burst) & (pl.col("req_id") != target.request["req_id"]))
+    beside = target.members.filter(pl.col("req_id").is_in(came(target, ours.start, ours.end)))
     lived = incident.lived()[0]
     steps = lived.filter(pl.col("engine_step").is_in(beside["engine_step"].unique().to_list()))["step"].to_list()
     if not steps:
@@ -74,15 +61,6 @@ def detect(incident: Incident) -> Iterator[Finding | Gap]:
         ADMISSION if steps[0] == 0 else steps[0], ours.others, theirs.others, how="derived",
         steps=tuple(steps), citations=target.cite() + reference.cite(),
     )  # fmt: skip
-
-
-def _window(arm: Evidence, lived: pl.DataFrame) -> Window | None:
-    arrived, last = arm.request["arrival_ts"], lived["ts"].max()
-    if arrived is None or not isinstance(last, int | float) or last <= arrived:
-        return None
-    start = max(arrived - (last - arrived), *arm.arrivals["arrival_ts"].head(1))  # before the run nobody could arrive
-    others = pl.col("req_id") != arm.request["req_id"]
-    return Window(start, last, arm.arrivals.filter(others & pl.col("arrival_ts").is_between(start, last)).height)
 
 
 def _rest(arm: Evidence, window: Window) -> Window | None:

@@ -72,6 +72,8 @@ def _screen(explanation: Explanation, width: int, shown: Glyphs, *, verbose: boo
     yield "", Text()
     if explanation.standing == "divergence":
         yield from _ladder(explanation, shown, sources, verbose=verbose)
+    for loop in explanation.loops:
+        yield "loop", _plain(loop.told())
     yield from _reservations(explanation, width, verbose=verbose)
     for path, letter in sources.items() if explanation.findings else ():
         yield "evidence", _plain(f"{letter} = {path if verbose else path.rpartition('/')[2]}")

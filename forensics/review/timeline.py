@@ -55,6 +55,9 @@ def regime(explanation: Explanation) -> Iterator[str]:
         yield bullets(f"{code(one.code)} ({one.rung.name.lower()}): {markdown(one.says, 600)}" for one in pushed)
     elif explanation.standing == "divergence":
         yield "Nothing below the plan is on record as different."
+    if explanation.loops:
+        yield "The same again and again, beside the chain and without a say in its grade:"
+        yield bullets(markdown(one.told(), 600) for one in explanation.loops)
 
 
 def _rows(lanes: tuple[Lane, ...]) -> Iterator[list[str]]:
