@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from forensics.store import Store
 
 
+BASELINE_STEPS = 1000
+"""Engine steps before a request's first that stand for what is usual in its run."""
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What is on record of one request in one run.
@@ -25,8 +29,13 @@ class Evidence:
     `regime_extended` are those of the worst rank, which `regime_rank` and `regime_extended_rank` name; regime_… are the
     inputs on that rank.
     members: every row of every launch that the request was part of. engine: None when the run has no engine record.
-    limits: the borders of the regimes. arrivals: (req_id, arrival_ts [s], arrival_step) of every request of the run,
-    for the two arms of an incident only: a cohort may have a hundred runs.
+    ranks: the batch records of these launches, of every rank; steps hold what the lowest one says.
+    limits: the borders of the regimes.
+
+    Of the two arms of an incident only, as a cohort may have a hundred runs:
+    arrivals: (req_id, arrival_ts [s], arrival_step) of every request of the run. before: the batch records of
+    BASELINE_STEPS engine steps before its first. kernels: the kernel records of its launches. limit_changes: events of
+    the run that changed a limit or a setting.
     """
 
     request: dict[str, Any]
@@ -34,7 +43,11 @@ class Evidence:
     steps: pl.DataFrame
     members: pl.DataFrame
     limits: Thresholds
+    ranks: pl.DataFrame = field(default_factory=pl.DataFrame)
     arrivals: pl.DataFrame = field(default_factory=pl.DataFrame)
+    before: pl.DataFrame = field(default_factory=pl.DataFrame)
+    kernels: pl.DataFrame = field(default_factory=pl.DataFrame)
+    limit_changes: pl.DataFrame = field(default_factory=pl.DataFrame)
 
     @property
     def name(self) -> str:
@@ -106,14 +119,24 @@ def gather(store: Store, request: dict[str, Any], limits: Thresholds) -> Evidenc
         steps=_with_batch(steps, batches),
         members=store.ask("members", **window),
         limits=limits,
+        ranks=batches,
     )
     return replace(evidence, steps=_with_regimes(evidence, batches, waits))
 
 
-def with_arrivals(store: Store, evidence: Evidence) -> Evidence:
-    """Return the evidence with all arrivals of its run."""
+def with_run(store: Store, evidence: Evidence) -> Evidence:
+    """Return the evidence with what the rest of its run has to say."""
     run_id, replica_id, _ = evidence.identity
-    return replace(evidence, arrivals=store.ask("arrivals", run_id=run_id, replica_id=replica_id))
+    where = {"run_id": run_id, "replica_id": replica_id}
+    numbers = evidence.steps["engine_step"].drop_nulls().to_list()
+    first, last = min(numbers, default=0), max(numbers, default=-1)
+    return replace(
+        evidence,
+        arrivals=store.ask("arrivals", **where),
+        before=store.ask("batches", **where, first=first - BASELINE_STEPS, last=first - 1),
+        kernels=store.ask("kernels", **where, first=first, last=last),
+        limit_changes=store.ask("limit_changes", **where),
+    )
 
 
 def _with_regimes(evidence: Evidence, batches: pl.DataFrame, waits: pl.DataFrame) -> pl.DataFrame:

@@ -10,11 +10,12 @@ import polars as pl
 
 from forensics.cohort import ALONE, CALM, Cohorts, load_of, nearest, runs_asked_the_same, runs_of_same_x
 from forensics.errors import ForensicsError
-from forensics.evidence import Evidence, gather, with_arrivals
+from forensics.evidence import Evidence, gather, with_run
 from forensics.flip import Flip, Standing, compare_outputs, flip_at
 from forensics.text import printable, shell
 
 if TYPE_CHECKING:
+    from forensics.filed import Filed
     from forensics.store import Store
     from forensics.timeline import Thresholds
 
@@ -27,7 +28,7 @@ class Incident:
     """A request, what it is compared with and why that, and where the two part.
 
     cohort: other runs of the same request; named: the reference was chosen by the user.
-    cohorts: how many requests each of the two keys gives.
+    cohorts: how many requests each of the two keys gives. verdicts: those on file for this pair.
     """
 
     target: Evidence
@@ -38,6 +39,7 @@ class Incident:
     cohort: tuple[Evidence, ...] = field(default_factory=tuple)
     named: bool = False
     cohorts: Cohorts = ALONE
+    verdicts: tuple[Filed, ...] = ()
 
     def arms(self) -> tuple[Evidence, Evidence]:
         """Return target and reference. Only for incidents that have a reference."""
@@ -125,13 +127,13 @@ def assemble(store: Store, req_id: str, against: str | None, limits: Thresholds)
     asked the same with another x does, it comes from those.
     """
     row = find_request(store, req_id)
-    target = with_arrivals(store, gather(store, row, limits))
+    target = with_run(store, gather(store, row, limits))
     same_x = runs_of_same_x(store, row, target.model_identity())
     same_asked = runs_asked_the_same(store, row, same_x)
     counted = Cohorts(len(same_x), len(same_asked))
     others = nearest(store, same_x, row, limits)
     if against is not None:
-        reference = with_arrivals(store, gather(store, find_request(store, against), limits))
+        reference = with_run(store, gather(store, find_request(store, against), limits))
         if reference.identity == target.identity:
             raise ForensicsError(f"{req_id} and {against} are the same request", 2, "name another one with --against")
         hashes = (row["input_sha256"], reference.request["input_sha256"])
@@ -157,7 +159,7 @@ def assemble(store: Store, req_id: str, against: str | None, limits: Thresholds)
     left_out = f" (the nearest in time of {found})" if found > len(others) else ""
     looked_at = f"{len(differing)} of {len(others)} other run(s) ({key}){left_out} had another output"
     rule = f"{looked_at}: {CALM if load_of(calm)[0] < float('inf') else 'the earliest, as no launch is on record'}"
-    return compare(target, with_arrivals(store, calm), rule, others, cohorts=cohorts)
+    return compare(target, with_run(store, calm), rule, others, cohorts=cohorts)
 
 
 def _differing(target: Evidence, others: tuple[Evidence, ...]) -> list[Evidence]:

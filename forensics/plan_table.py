@@ -60,7 +60,7 @@ def plan_table(incident: Incident) -> PlanTable:
     counts = {(plan, bits): 0 for plan in (True, False) for bits in (True, False)}
     examples = []
     for one, other in combinations(runs.values(), 2):
-        bits = _bits_equal(one, other, incident.flip.token_index)
+        bits = bits_equal(one, other, incident.flip.token_index)
         if bits is None:
             continue
         plan = _shapes(one, incident.flip.token_index) == _shapes(other, incident.flip.token_index)
@@ -77,7 +77,7 @@ def _shapes(arm: Evidence, until: int) -> list[str]:
     return arm.shapes()[: max(chosen, default=arm.steps.height - 1) + 1]
 
 
-def _bits_equal(one: Evidence, other: Evidence, until: int) -> bool | None:
+def bits_equal(one: Evidence, other: Evidence, until: int) -> bool | None:
     """Return whether logits agree at every output position up to `until`; None where a position is not on record."""
     theirs = {row["token_index"]: row for row in other.tokens().iter_rows(named=True)}
     rows = [row for row in one.tokens().iter_rows(named=True) if row["token_index"] <= until]
