@@ -28,11 +28,13 @@ def around(arm: Evidence, lived: pl.DataFrame) -> Window | None:
     arrived, last = arm.request["arrival_ts"], lived["ts"].max()
     if arrived is None or not isinstance(last, int | float) or last <= arrived:
         return None
-    start = max(arrived - (last - arrived), *arm.arrivals["arrival_ts"].head(1))  # before the run nobody could arrive
+    start = max(
+        arrived - (last - arrived), *arm.around.arrivals["arrival_ts"].head(1)
+    )  # before the run nobody could arrive
     return Window(start, last, len(came(arm, start, last)))
 
 
 def came(arm: Evidence, start: float, end: float) -> list[str]:
     """Return the other requests that arrived in a window."""
     others = pl.col("req_id") != arm.request["req_id"]
-    return arm.arrivals.filter(others & pl.col("arrival_ts").is_between(start, end))["req_id"].to_list()
+    return arm.around.arrivals.filter(others & pl.col("arrival_ts").is_between(start, end))["req_id"].to_list()

@@ -19,11 +19,20 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "tie_rule_change": ("decode_config_drift", "environment_change"),
     "logit_drift": (
         "shape_class_change", "algorithm_change", "precision_path_change", "graph_mode_change",
+        "kernel_fallback", "requantization", "execution_race", "corruption",
         "effective_request_drift", "decode_config_drift", "weights_drift", "environment_change",
     ),
-    "algorithm_change": ("shape_class_change", "environment_change"),
-    "precision_path_change": ("shape_class_change", "environment_change"),
+    "algorithm_change": (
+        "shape_class_change", "fragment_misalignment", "kernel_fallback", "workspace_infeasible", "environment_change",
+    ),
+    "fragment_misalignment": ("shape_class_change",),
+    "precision_path_change": ("shape_class_change", "requantization", "kernel_fallback", "environment_change"),
     "graph_mode_change": ("shape_class_change", "environment_change"),
+    "requantization": ("shape_class_change", "kernel_fallback", "environment_change"),
+    "kernel_fallback": ("shape_class_change", "workspace_infeasible", "environment_change"),
+    "workspace_infeasible": (
+        "memory_evaporation", "memory_pressure", "paging", "shape_class_change", "environment_change",
+    ),
     "shape_class_change": (
         "batch_recomposition", "preemption_recompute", "prefix_cache_hit", "effective_request_drift",
         "environment_change",
@@ -31,12 +40,14 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "batch_recomposition": (
         "arrival_burst", "queue_pressure", "paging", "memory_pressure", "isolation_posture", "environment_change",
     ),
-    "effective_request_drift": ("environment_change",),
-    "queue_pressure": ("arrival_burst", "memory_pressure", "environment_change"),
+    "effective_request_drift": ("arrival_burst", "queue_pressure", "memory_pressure", "environment_change"),
+    "decode_config_drift": ("arrival_burst", "queue_pressure", "memory_pressure"),
+    "queue_pressure": ("arrival_burst", "kv_residency_divergence", "memory_pressure", "environment_change"),
+    "kv_residency_divergence": ("paging", "memory_pressure", "preemption_recompute", "prefix_cache_hit"),
     "preemption_recompute": ("paging", "memory_pressure", "environment_change"),
     "prefix_cache_hit": ("paging", "memory_pressure", "environment_change"),
     "paging": ("memory_pressure", "environment_change"),
-    "memory_pressure": ("arrival_burst", "environment_change"),
+    "memory_pressure": ("arrival_burst", "memory_evaporation", "environment_change"),
 }  # fmt: skip
 """Effect → the causes that can bring it about; an effect stands above the rows of its causes. What stands beside a
 cause is its competitor, unless the cause can bring it about: then it lies on the way from the cause to the effect."""

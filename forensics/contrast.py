@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from forensics.findings import Citation
     from forensics.incident import Incident
 
+    Launches = Callable[["Facts"], list["Facts"]]
+
 Facts = dict[str, Any]
+MAJORITY = 3
+"""Fewest ranks of which one can be out of line."""
 
 
 class Place(NamedTuple):
@@ -75,3 +79,33 @@ def differences(one: Facts, other: Facts) -> str:
 def factors(row: dict[str, Any]) -> Facts:
     """Return the plan factors on record of one step: the batch's, then the request's own."""
     return dict(row["batch_plan"] or {}) | dict(row["plan"] or {})
+
+
+def launches(incident: Incident) -> Launches:
+    """Return what gives, for a step, the batch records of every rank of its launch, lowest rank first.
+
+    A step whose launch has no batch record (the flat form) speaks for it itself.
+    """
+    known: dict[tuple[Any, ...], dict[Any, Facts]] = {}
+    for arm in incident.arms():
+        for record in arm.ranks.iter_rows(named=True):
+            known.setdefault(_launch(record), {})[record["rank"]] = record
+    return lambda step: list(known.get(_launch(step), {0: step}).values())
+
+
+def _launch(record: Facts) -> tuple[Any, ...]:
+    return record["run_id"], record["replica_id"], record["engine_step"]
+
+
+def odd_ranks(records: list[Facts], name: str) -> tuple[dict[Any, Any], Any]:
+    """Return {rank: value} of the ranks that are not as most of their peers are, and the value that most of them state.
+
+    A rank that states nothing does not count. Of fewer than MAJORITY that do, or without a value that more than half of
+    them share, nobody is odd: two ranks that differ do not tell which of them is.
+    """
+    stated = {record["rank"]: record[name] for record in records if record[name] is not None}
+    values = list(stated.values())
+    usual = max(values, key=values.count, default=None)
+    if len(values) < MAJORITY or values.count(usual) * 2 <= len(values):
+        return {}, None
+    return {rank: value for rank, value in stated.items() if value != usual}, usual

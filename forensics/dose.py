@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from forensics.flip import same_bits
+from forensics.limits import tightened
+from forensics.soundness import beyond_rounding
 
 if TYPE_CHECKING:
     from forensics.counterfactual import Counterfactual
@@ -31,6 +33,8 @@ JUST_BEFORE = ("preemption_recompute",)
 """Effects that take place between two steps of the request: a cause may show in the step before."""
 COMPOSED = ("batch_recomposition", "queue_pressure", "shape_class_change")
 """Effects that the admission rule run again speaks of."""
+ROUNDS = ("shape_class_change", "algorithm_change", "graph_mode_change", "kernel_fallback")
+"""Causes that add the same numbers in another order."""
 CANNOT_TELL = "dose: cannot be told from the log"
 
 
@@ -67,12 +71,20 @@ def _dose(cause: Finding, effect: Finding, incident: Incident, table: PlanTable)
         return True, f"dose: {flip.tie if flip else 'near tie'}; a change of rounding can exchange the two tokens"
     if effect.code == "token_flip":
         return _after_the_logits(cause, incident)
+    if effect.code in ("effective_request_drift", "decode_config_drift") and cause.code != "environment_change":
+        return tightened(cause, effect, incident)
+    if pair == ("corruption", "logit_drift"):
+        return True, "dose: the logits are further apart than any order of additions puts them"
+    if pair == ("execution_race", "logit_drift"):
+        return True, "dose: one plan gave other bits"
     if pair == ("effective_request_drift", "logit_drift"):
         return True, "dose: other tokens went in, so other logits come out"
     if pair == ("environment_change", "effective_request_drift"):
         return _shapes_requests(cause)
     if cause.code == "environment_change" and effect.code in ("batch_recomposition", "shape_class_change"):
         return _schedules(cause)
+    if effect.code == "logit_drift" and cause.code in ROUNDS and (far := beyond_rounding(incident)):
+        return False, f"dose: {far}; no other order of additions does that"
     if pair == ("shape_class_change", "logit_drift"):
         if flip is not None and flip.tie == "clear":
             return None, "dose: the candidates were clearly apart; another rounding order does not explain that alone"

@@ -10,15 +10,12 @@ import polars as pl
 
 from forensics.contract import x_digest
 from forensics.findings import Citation
-from forensics.launches import launches
 from forensics.regimes import group_regimes, rank_regimes
+from forensics.surroundings import Surroundings
 from forensics.timeline import Thresholds, shape_class
 
 if TYPE_CHECKING:
     from forensics.store import Store
-
-LEADING = 400
-"""Launches before the request's first that belong to its surroundings: what it came into. A choice."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +26,8 @@ class Evidence:
     `regime_extended` are those of the worst rank, which `regime_rank` and `regime_extended_rank` name; regime_… are the
     inputs on that rank.
     members: every row of every launch that the request was part of. engine: None when the run has no engine record.
-    limits: the borders of the regimes. arrivals: (req_id, arrival_ts [s], arrival_step) of every request of the run,
-    launches: its launches from LEADING before the request's first to its last (`launches.py`); both for the two arms of
-    an incident only: a cohort may have a hundred runs.
+    ranks: the batch records of these launches, of every rank; steps hold what the lowest one says.
+    limits: the borders of the regimes. around: what the rest of its run says, for the two arms of an incident only.
     """
 
     request: dict[str, Any]
@@ -39,8 +35,8 @@ class Evidence:
     steps: pl.DataFrame
     members: pl.DataFrame
     limits: Thresholds
-    arrivals: pl.DataFrame = field(default_factory=pl.DataFrame)
-    launches: pl.DataFrame = field(default_factory=pl.DataFrame)
+    ranks: pl.DataFrame = field(default_factory=pl.DataFrame)
+    around: Surroundings = field(default_factory=Surroundings)
 
     @property
     def name(self) -> str:
@@ -112,21 +108,9 @@ def gather(store: Store, request: dict[str, Any], limits: Thresholds) -> Evidenc
         steps=_with_batch(steps, batches),
         members=store.ask("members", **window),
         limits=limits,
+        ranks=batches,
     )
     return replace(evidence, steps=_with_regimes(evidence, batches, waits))
-
-
-def with_surroundings(store: Store, evidence: Evidence) -> Evidence:
-    """Return the evidence with all arrivals of its run, and the launches around the life of its request."""
-    run_id, replica_id, _ = evidence.identity
-    engine = (evidence.engine or {}) | {"run_id": run_id, "replica_id": replica_id}
-    steps = evidence.steps["engine_step"].drop_nulls().to_list()
-    first, last = (min(steps) - LEADING, max(steps)) if steps else (0, -1)
-    return replace(
-        evidence,
-        arrivals=store.ask("arrivals", run_id=run_id, replica_id=replica_id),
-        launches=launches(store, engine, evidence.limits, first, last),
-    )
 
 
 def _with_regimes(evidence: Evidence, batches: pl.DataFrame, waits: pl.DataFrame) -> pl.DataFrame:

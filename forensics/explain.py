@@ -50,6 +50,7 @@ def explain_with_spread(store: Store, req_id: str, against: str | None, limits: 
 
 def _explained(store: Store, incident: Incident) -> Explanation:
     verdicts = _verdicts(store, incident)
+    incident = replace(incident, verdicts=tuple(verdicts))
     seen = {name: module.SEEN for name, module in members(detectors).items()}
     findings, gaps = _detect(incident) if incident.standing == "divergence" else ([], _why_undecided(incident))
     gaps += _lost(store, incident, findings)

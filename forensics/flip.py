@@ -23,7 +23,8 @@ class Flip:
     token, None unless both are among the recorded top: only a gap tells how far the flip was. drift: how far the two
     candidates moved against each other between the arms. gap_ulps: the smaller gap of the two arms. ulps are in the
     logit dtype.
-    from_logits: both tokens are the highest raw logit of their arm, and the logits differ; None: not on record.
+    from_logits: both tokens are the highest raw logit of their arm, and the logits differ, or one arm's are not finite;
+    None: not on record.
     """
 
     token_index: int
@@ -128,6 +129,11 @@ def _ulps(row: dict[str, Any], difference: float | None) -> float | None:
     return in_ulps(difference, row["top_logits"][0], row["logit_dtype"])
 
 
+def logit_table(row: dict[str, Any]) -> dict[Any, float]:
+    """Return {token: raw logit} of the recorded top of a step, tokens by id, or by tag where no ids are on record."""
+    return _table(row)[1]
+
+
 def _table(row: dict[str, Any]) -> tuple[str, dict[Any, float]]:
     """Return the name of the field that names this step's token, and {token: raw logit} of the recorded top."""
     names, own = ("top_token_ids", "token_id") if row["top_token_ids"] else ("top_token_tags", "token_tag")
@@ -146,6 +152,8 @@ def _from_logits(ours: dict[str, Any], theirs: dict[str, Any]) -> bool | None:
         return None
     if same_bits(ours, theirs):
         return False  # equal logits: whatever chose another token, it was not they
+    if ours["nonfinite_logits"] or theirs["nonfinite_logits"]:
+        return True  # what is chosen from a NaN is anybody's guess, and it came from there
     for row in (ours, theirs):
         own, table = _table(row)
         if not table or row[own] is None:
@@ -168,6 +176,8 @@ def same_bits(ours: dict[str, Any], theirs: dict[str, Any]) -> bool | None:
     """Return whether two token steps had the same logits, as far as the record tells; None when it does not."""
     if ours["logits_sha256"] and theirs["logits_sha256"]:
         return bool(ours["logits_sha256"] == theirs["logits_sha256"])
+    if bool(ours["nonfinite_logits"]) != bool(theirs["nonfinite_logits"]):
+        return False
     if not ours["top_logits"] or not theirs["top_logits"]:
         return None
     shared = min(len(ours["top_logits"]), len(theirs["top_logits"]))

@@ -10,12 +10,14 @@ import polars as pl
 
 from forensics.cohort import ALONE, CALM, Cohorts, load_of, nearest, runs_asked_the_same, runs_of_same_x
 from forensics.errors import ForensicsError
-from forensics.evidence import Evidence, gather, with_surroundings
+from forensics.evidence import Evidence, gather
 from forensics.flip import Flip, Standing, compare_outputs, flip_at
+from forensics.surroundings import with_surroundings
 from forensics.text import printable, shell
 
 if TYPE_CHECKING:
     from forensics.counterfactual import Counterfactual
+    from forensics.filed import Filed
     from forensics.store import Store
     from forensics.timeline import Thresholds
 
@@ -29,6 +31,7 @@ class Incident:
 
     cohort: other runs of the same request; named: the reference was chosen by the user.
     cohorts: how many requests each of the two keys gives. counterfactuals: causes thought away, once they are found.
+    verdicts: those on file for this pair.
     """
 
     target: Evidence
@@ -40,6 +43,7 @@ class Incident:
     named: bool = False
     cohorts: Cohorts = ALONE
     counterfactuals: tuple[Counterfactual, ...] = ()
+    verdicts: tuple[Filed, ...] = ()
 
     def arms(self) -> tuple[Evidence, Evidence]:
         """Return target and reference. Only for incidents that have a reference."""

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from forensics import chain
+from forensics.causes import CAUSES
 from forensics.findings import Rung
 from forensics.flip import same_bits
 from forensics.text import command
@@ -32,7 +33,9 @@ def root_code(incident: Incident, roots: Sequence[Finding]) -> str:
     """Return the cause code of the root, 'none' where nothing diverged, 'undetermined' where the log cannot tell."""
     if incident.standing in ("same", "cut_short", "sampled"):
         return "none"
-    return roots[0].code if roots and roots[0].rung < Rung.NUMERICS else "undetermined"
+    if not roots or (roots[0].rung >= Rung.NUMERICS and roots[0].code in CAUSES):  # drift is an effect, never a root
+        return "undetermined"
+    return roots[0].code
 
 
 def headline(

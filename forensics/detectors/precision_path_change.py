@@ -1,4 +1,4 @@
-"""The arithmetic ran at another precision: another path, another dtype, more requantisation."""
+"""The arithmetic ran at another precision: another path, another dtype."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 RUNG = Rung.PLAN
 SEEN = "simulated only"
-FIELDS = ("precision_path", "logit_dtype", "requant_cycles")
+FIELDS = ("precision_path", "logit_dtype")
 SWITCHES = ("gemm.reduced_precision_reduction", "gemm.fp16_accumulation", "gemm.fp32_precision")
 
 
 def detect(incident: Incident) -> Iterator[Finding | Gap]:
-    """Compare the executed precision path, dtypes and requantisation of each step.
+    """Compare the executed precision path and dtypes of each step, between the arms; ranks apart: `requantization`.
 
     Where the target alone states its path, that is held against the path that its configuration promises. A path that
     was not promised and that both arms ran is no difference. Equal dtypes alone do not tell which path ran: without
     `precision_path` in both arms this is a gap.
-    Competitors of it as a cause of other logits: the kernels, the weights, another environment.
+    Competitors of it as a cause of other logits: the kernels, requantisation, the weights, another environment.
     """
     found = contrast(incident, _path)
     expected = (incident.target.engine or {}).get("expected_precision_path")

@@ -42,7 +42,7 @@ def detect(incident: Incident) -> Iterator[Finding | Gap]:
     arms = incident.arms()
     known = [[one.fields for one in freedoms(_until(arm, last)) if not one.known] for arm, last in _lived(incident)]
     lacking = max(known, key=len)
-    if len(lacking) > len(freedoms(arms[0].launches)) - TOGETHER:
+    if len(lacking) > len(freedoms(arms[0].around.launches)) - TOGETHER:
         yield Gap("state_collapse", ", ".join(lacking), "whether the state of the run changed at one point")
         return
     (ours, frame), (theirs, _) = ((_collapse(_until(arm, last)), _until(arm, last)) for arm, last in _lived(incident))
@@ -67,7 +67,7 @@ def _lived(incident: Incident) -> list[tuple[Evidence, int]]:
 
 
 def _until(arm: Evidence, last: int) -> pl.DataFrame:
-    return arm.launches.filter(pl.col("engine_step") <= last)
+    return arm.around.launches.filter(pl.col("engine_step") <= last)
 
 
 def _collapse(launches: pl.DataFrame) -> Collapse | None:

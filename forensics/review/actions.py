@@ -25,6 +25,13 @@ CURES: dict[str, tuple[str, ...]] = {
     "queue_pressure": ("A fixed chunk budget, and a limit on running requests",),
     "memory_pressure": ("More memory headroom: a lower limit on running requests or on context",),
     "paging": ("More KV memory, or fewer running requests, so that nothing is evicted or offloaded",),
+    "workspace_infeasible": ("Reserve the workspace when the engine starts, so that no tactic depends on free memory",),
+    "memory_evaporation": (
+        "Give replication and checkpoints memory of their own, and never both at once from one pool",
+    ),
+    "kernel_fallback": ("Fail instead of falling back, and compare the tactic of all ranks at start",),
+    "requantization": ("One quantised path for all shapes and ranks; fail instead of dequantising first",),
+    "corruption": ("Take the device out of service until a replay on another one shows which answer is right",),
     "preemption_recompute": ("More KV memory, or fewer running requests, so that nothing is preempted",),
     "prefix_cache_hit": ("No prefix cache for requests that must repeat, or the same chunk borders on hit and miss",),
     "effective_request_drift": (

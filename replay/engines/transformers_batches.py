@@ -12,6 +12,7 @@ import torch
 from replay.engines.transformers_facts import dtype_name
 from replay.engines.transformers_requests import Request, earlier_outputs, write_end
 from replay.host import MIB
+from replay.logits import logit_fields
 from replay.record import batch_fingerprint
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def _write_step(
     loop: Loop, batch: Batch, position: int, row: Row, held: int, token: int | None, logits: dict[str, Any]
 ) -> None:
     recorder, index = loop.run.recorder, len(earlier_outputs(row.state)) + held
-    ids, values = logits.pop("ids", None), logits.get("top_logits")
+    ids, values = logits.pop("ids", None), logits.pop("top_logits", None)
     recorder.write(
         "step",
         req_id=row.state.request_id,
@@ -154,7 +155,7 @@ def _write_step(
         token_id=token if recorder.with_ids else None,
         top_token_tags=[recorder.token_tag(index, one) for one in ids] if ids else None,
         top_token_ids=ids if recorder.with_ids else None,
-        margin=values[0] - values[1] if values and len(values) > 1 else None,
+        **(logit_fields(values) if values else {}),
         **logits,
         **row.entry,
     )

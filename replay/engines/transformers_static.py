@@ -14,6 +14,7 @@ import torch
 from replay.engines.transformers_facts import decode_config, dtype_name, head_size, launch_plan, stop_token_ids
 from replay.engines.transformers_hooks import TOP, row_sha256, top_of_rows
 from replay.engines.transformers_record import caller_plan, caller_request_ids
+from replay.logits import logit_fields
 from replay.record import batch_fingerprint, token_ids_sha256
 
 if TYPE_CHECKING:
@@ -164,8 +165,7 @@ class StaticCall:
             token_id=token if recorder.with_ids else None,
             top_token_tags=None if token is None else [tags[one] for one in ids],
             top_token_ids=ids if recorder.with_ids else None,
-            top_logits=values,
-            margin=values[0] - values[1] if len(values) > 1 else None,
+            **logit_fields(values),
             logit_dtype=dtype_name(launch.logits.dtype),
             logits_sha256=row_sha256(launch.logits[row]) if recorder.with_logits_sha256 else None,
             plan=self.row_plans[row],

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from replay.canonical import text_sha256
 from replay.engines.vllm_records import shape_class, step_graph_mode
+from replay.logits import logit_fields
 from replay.record import batch_fingerprint
 
 if TYPE_CHECKING:
@@ -127,9 +127,6 @@ def add_chosen(
     state["top_token_tags"] = [tag if one == token else recorder.token_tag(index, one) for one in ids]
     if recorder.with_ids:
         state["top_token_ids"] = ids
-    if all(map(math.isfinite, logits)):  # JSON has no infinity, and a margin from one would say nothing
-        state["top_logits"] = logits
-        if len(logits) > 1:
-            state["margin"] = logits[0] - logits[1]
+    state |= logit_fields(logits)
     if "logits_sha256" in seen:
         state["logits_sha256"] = seen["logits_sha256"][row]
