@@ -378,7 +378,7 @@ def export(path: Path, *, launches: bool = True, session: bool = True) -> Path:
             launched = [(20, 25, (1 << 24) + 5, 11), (20, 25, (2 << 24) + 5, 12), (20, 25, (2 << 24) + 5, 11)]
             made.executemany("INSERT INTO CUPTI_ACTIVITY_KIND_RUNTIME VALUES (?, ?, ?, ?)", launched)
             made.execute("CREATE TABLE NVTX_EVENTS (start, end, globalTid, text, textId)")
-            sized = "aten::mm, op_id = 3, sizes = [[4, 8], [8, 2]]"
+            sized = "aten::mm, seq = 1, op_id = 3, sizes = [[4, 8], [8, 2]], input_op_ids = [(2,0)]"
             ranges = [
                 (0, 90, (1 << 24) + 5, None, 3), (10, 30, (1 << 24) + 5, "aten::linear, op_id = 2", None),
                 (11, 29, (1 << 24) + 5, sized, None), (12, 13, (1 << 24) + 5, "aten::empty, op_id = 4", None),
