@@ -29,6 +29,8 @@ ENVELOPE: Final = ("seq", "writer", "clock_id", "mono_ns", "ts")
 COUNTERS: Final = ("step", "engine_step")
 END_OF_TIME: Final = 1e11
 """Unix seconds, in the year 5138: beyond it, and before 0, stands no time but a mistake of unit or clock."""
+VIEWS: Final = ("request", "kernel", "collective")
+"""Kinds whose name is a view of what their rows say together with others."""
 ORDINALS: Final = ("seq", "writer", "seq_no")
 """Identity columns that tell records apart by position. A record without them is identified by its content."""
 OWN_COLUMNS: Final = {"extra": "VARCHAR", "content_hash": "VARCHAR", "source_id": "INTEGER", "line": "BIGINT"}
@@ -59,8 +61,8 @@ class Kind:
 
     @property
     def table(self) -> str:
-        """Return the table of the rows as written. `request` itself is a view of whole ones: forensics.binding."""
-        return "stated_request" if self.name == "request" else self.name
+        """Return the table of the rows as written. Some are asked as views: forensics.binding, forensics.placing."""
+        return f"stated_{self.name}" if self.name in VIEWS else self.name
 
     def columns(self) -> dict[str, str]:
         """Return {column: SQL type}: the fields, what is derived from them, unknown fields, and where a row is from."""

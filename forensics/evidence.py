@@ -12,6 +12,7 @@ from forensics.contract import x_digest
 from forensics.findings import Citation
 from forensics.regimes import group_regimes, rank_regimes
 from forensics.surroundings import Surroundings
+from forensics.tactics import with_tactics
 from forensics.timeline import Thresholds, shape_class
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def gather(store: Store, request: dict[str, Any], limits: Thresholds) -> Evidenc
     numbers = steps["engine_step"].drop_nulls()
     first, last = (int(numbers.min()), int(numbers.max())) if len(numbers) else (0, -1)  # type: ignore[arg-type]
     window = where | {"first": first, "last": last}
-    batches = store.ask("batches", **window)
+    batches = with_tactics(store.ask("batches", **window), store.ask("products", **window), engine)
     waits = store.ask("first_scheduled", **where)
     evidence = Evidence(
         request=request,

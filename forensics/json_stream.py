@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 MAX_VALUE_BYTES: Final = 16 << 20
 SPACE: Final = re.compile(rb"[ \t\r\n]*")
 STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
-BRACKET_OR_STRING: Final = re.compile(rb'[\[\]{}]|"[^"\\]*+(?:\\.[^"\\]*+)*+("?)', re.DOTALL)
+BRACKET_OR_STRING: Final = re.compile(rb'[\[\]{}]|"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+"""A string may lack its end: then the rest of the window is it."""
 SCALAR: Final = re.compile(rb"[^\s,\[\]{}\"]+")
 
 
@@ -122,15 +123,12 @@ class _Text:
             return found.end() if whole else None
         depth = 0
         for one in BRACKET_OR_STRING.finditer(self._held, self._at):
-            token = one[0]
-            if token in (b"{", b"["):
+            if one[0] in (b"{", b"["):
                 depth += 1
-            elif token in (b"}", b"]"):
+            elif one[0] in (b"}", b"]"):
                 depth -= 1
                 if not depth:
                     return one.end()
-            elif not one[1]:
-                return None  # a string whose end is not in the window
         return None
 
     def _pass(self, end: int) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import duckdb
 
-from forensics import binding
+from forensics import binding, placing
 from forensics.contract import arrow_schema, kinds
 from forensics.digest import DERIVED
 from forensics.errors import BAD_INPUT, ForensicsError
@@ -251,7 +251,7 @@ def _ddl() -> tuple[str, ...]:
         f'CREATE TABLE "{table}" (' + ", ".join(f'"{name}" {sql}' for name, sql in columns.items()) + ")"
         for table, columns in OWN_TABLES.items()
     ]
-    return (*own, *(kind.ddl() for kind in kinds().values()), *binding.ddl())
+    return (*own, *(kind.ddl() for kind in kinds().values()), *binding.ddl(), *placing.ddl())
 
 
 @functools.cache

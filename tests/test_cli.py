@@ -80,6 +80,19 @@ def test_json_of_every_list(told: Shell) -> None:
     assert json.loads(out)["root_cause"] == "batch_recomposition"
 
 
+def test_a_trace_is_filed_under_the_run_that_is_said(told: Shell) -> None:
+    trace = str(Path(__file__).parent.parent / "fixtures" / "traces" / "gloo-slow-rank" / "nccl_trace_rank_1")
+    code, _, err = told("ingest", trace)
+    assert (code, "which knows no run" in err, "on file: --run r" in err) == (3, True, True)
+    code, _, err = told("ingest", trace, "--rank", "1")
+    assert (code, "--replica and --rank say more of --run" in err) == (2, True)
+    code, _, err = told("ingest", "log.jsonl", "--run", "r")
+    assert (code, "leave out --run" in err) == (3, True)
+    code, out, _ = told("ingest", trace, "log.jsonl", "--run", "r", "--rank", "1", "--format", "json")
+    assert (code, [one["format"] for one in json.loads(out)]) == (0, ["flight_recorder", "jsonl"])
+    assert told("ingest", trace, "--run", "r", "--check")[0] == 0
+
+
 def test_ingest_twice_changes_nothing(told: Shell) -> None:
     code, out, _ = told("ingest", "log.jsonl", "--format", "json")
     summary = json.loads(out)[0]

@@ -34,7 +34,8 @@ RANGES: Final = "NVTX_EVENTS"
 DEEPEST: Final = 200
 """Open ranges of one thread that are looked at, the innermost."""
 SESSION_CLOCK: Final = "nsys session"
-OPERATOR: Final = re.compile(r"(\w+::\w+), (?:op_id|seq) = \d+(?:.*?sizes = (\[.*\]))?", re.DOTALL)
+OPERATOR: Final = re.compile(r"(\w+::\w+), (?:seq|op_id) = \d")
+SIZES: Final = re.compile(r", sizes = (\[[\d\[\], ]*\])")
 FUNCTIONS: Final = ("min", "count", "coalesce", "substr")
 MOST_WORK: Final = 20_000
 STEPS_AT_ONCE: Final = 1_000_000
@@ -166,10 +167,11 @@ def _record(row: sqlite3.Row, around: list[str], epoch: int | None) -> dict[str,
 def _operator(around: list[str]) -> dict[str, Any]:
     """Return the innermost operator of torch, and its shape where it was emitted with its sizes."""
     for name in reversed(around):
-        if found := OPERATOR.fullmatch(name):
+        if operator := OPERATOR.match(name):
+            sizes = SIZES.search(name)
             try:
-                sizes = parse_any(found[2].encode()) if found[2] else None
+                shape = product_of(operator[1], parse_any(sizes[1].encode())) if sizes else None
             except Rejected:
-                sizes = None
-            return {"op": found[1], "shape": product_of(found[1], sizes)}
+                shape = None
+            return {"op": operator[1], "shape": shape}
     return {}
