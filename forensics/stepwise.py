@@ -32,7 +32,11 @@ def with_windows(store: Store, incident: Incident, arm: Arm, other: Arm) -> tupl
         theirs = window(store, incident.reference, _engine_step(incident.reference, step))
     lacks_ids = any(one.token_ids is None for one in (*own.requests, *theirs.requests))
     contents = {"company.contents": "random"} if lacks_ids else {}
-    engines = _engine_plan(ours), _engine_plan(incident.reference or ours)
+    engines = [_engine_plan(one) for one in (ours, incident.reference or ours)]
+    kernels = [_kernel_plan(one) for one in (ours, incident.reference or ours)]
+    for name in kernels[0].keys() & kernels[1].keys():
+        if kernels[0][name] != kernels[1][name]:  # where they agree, the rebuilt engine has them from its record
+            engines = [plan | {name: kernel[name]} for plan, kernel in zip(engines, kernels, strict=True)]
     return (
         replace(arm, window=own, plan=company_plan("incident", own) | engines[0] | contents),
         replace(other, window=theirs, plan=company_plan("reference", theirs) | engines[1] | contents),
@@ -65,6 +69,24 @@ def _engine_plan(evidence: Evidence) -> Plan:
         "engine.max_rows": limits.get("max_num_seqs"),
         "engine.kv_blocks": engine.get("kv_blocks_total"),
         "engine.prefix_cache": str(caches_prefixes(engine)).lower(),
+    }
+    return {name: str(value) for name, value in found.items() if value is not None}
+
+
+def _kernel_plan(evidence: Evidence) -> Plan:
+    """Return the settings of the run's engine that decide with which kernels a launch is computed; those on record."""
+    engine = evidence.engine or {}
+    config = json.loads(engine.get("config") or "{}")
+    kernels = config.get("kernel_config") or {}
+    invariant = engine.get("batch_invariant")
+    found = {
+        "dtype.weights": engine.get("dtype"),
+        "graph.mode": engine.get("graph_mode"),
+        "engine.attention_backend": engine.get("attention_backend"),
+        "engine.kv_dtype": (config.get("cache_config") or {}).get("cache_dtype"),
+        "engine.linear_backend": kernels.get("linear_backend"),
+        "engine.moe_backend": kernels.get("moe_backend"),
+        "engine.batch_invariant": None if invariant is None else str(bool(invariant)).lower(),
     }
     return {name: str(value) for name, value in found.items() if value is not None}
 

@@ -68,6 +68,7 @@ def _extra_trials(bench: Bench, values: dict[str, str]) -> list[str]:
     text = ", ".join(f"{name}={value}" for name, value in sorted(values.items()))
     traces = [bench.trial(f"observed: {arm} with {text}", plan | values) for arm, plan in arms]
     refused = [f"{text} was refused: {trace.missing}" for trace in traces if trace.missing]
+    refused += [f"{text} did not take: {problem}" for trace in traces if (problem := pin_not_taken(trace))]
     seen = [
         f"with {text} the {arm} gives {_whose(bench, trace)}"
         for (arm, _), trace in zip(arms, traces, strict=True)

@@ -120,7 +120,7 @@ def unsupported(case: Case) -> str | None:
     for name, arm in (("incident", case.incident), ("reference", case.reference)):
         if arm.plan.get("attention.backend") == "paged" and "batch.schedule" not in arm.plan:
             return f"the {name} ran in continuous batching, and the case does not hold its launches: export it again"
-        if (mode := arm.plan.get("graph.mode", "eager")) != "eager":
+        if engine != "vllm" and (mode := arm.plan.get("graph.mode", "eager")) != "eager":
             return f"the {name} ran in graph mode {mode!r}; this version launches eagerly, which gives other bits"
     if float(case.decode_cfg.get("temperature") or 0) != 0:
         return "the request was sampled at a temperature above 0, and the generator's state is not on record"

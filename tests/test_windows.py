@@ -103,6 +103,22 @@ def test_another_chunk_budget_is_a_factor(tmp_path: Path) -> None:
     assert found.differing_factors() == {"engine.token_budget": ("40", "512")}
 
 
+def test_other_kernels_are_factors_and_equal_ones_are_left_to_the_rebuilt_engine(tmp_path: Path) -> None:
+    def kernels(records: Records) -> Records:
+        engines = [one for one in records if one["kind"] == "engine" and "config" in one]
+        assert engines
+        for one in engines:
+            other = one["replica_id"] == "c"
+            one |= {"attention_backend": "TRITON_ATTN" if other else "CPU_ATTN", "dtype": "bfloat16"}
+            one["config"]["cache_config"]["cache_dtype"] = "fp8" if other else "auto"
+        return records
+
+    with told(tmp_path, "vllm-chunk-budget", kernels) as store:
+        found = case(store, "chatcmpl-c-ask1-list").differing_factors()
+    assert set(found) == {"engine.token_budget", "engine.attention_backend", "engine.kv_dtype"}
+    assert found["engine.kv_dtype"] == ("fp8", "auto")
+
+
 def test_withheld_ids_make_the_others_random_and_are_counted(tmp_path: Path) -> None:
     def withhold(records: Records) -> Records:
         for one in records:

@@ -18,7 +18,7 @@ SEEN = "real engine"
 PLAIN = (
     "engine", "engine_version", "dtype", "quantization", "tp_size", "pp_size", "dp_size", "batch_invariant",
     "graph_mode", "async_scheduling", "device", "device_type", "driver", "num_threads", "cudnn_benchmark",
-    "cudnn_deterministic", "kv_block_size",
+    "cudnn_deterministic", "kv_block_size", "attention_backend",
 )  # fmt: skip
 NAMES = ("instance_id", "model", "tokenizer", "served_model_name", "download_dir", "host", "port", "pid")
 """Configuration that names things and computes nothing; which weights were loaded, weights_drift tells."""

@@ -81,6 +81,7 @@ def observe(core: Any, recorder: Recorder) -> list[str]:
         token_tag_key_id=recorder.tag_key_id,
         weights_version=getattr(core, "_weight_version", None),
         scheduler_limits=records.scheduler_limits(scheduler),
+        attention_backend=first.get("attention_backend"),
         # This scheduler knows no tenants: any two requests may share a launch.
         **Sampler(recorder).engine_fields(observes, isolation={"shared_batching": True}),
         **kv,

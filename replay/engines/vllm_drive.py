@@ -149,7 +149,7 @@ class Drive:
             rows=max(map(len, rows), default=0),
             kv_blocks=live.pool.num_gpu_blocks, caching=bool(live.pool.enable_caching),
             cached_tokens=sum(one.get("num_cached_tokens") or 0 for step in rows for one in step),
-            hidden_dtype=live.hidden_dtype,
+            hidden_dtype=live.hidden_dtype, built=live.built(),
         )  # fmt: skip
 
     def trace(self, plan: dict[str, str], observed: dict[str, str], fault: str | None) -> Trace:

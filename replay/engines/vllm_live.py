@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from replay.coverage import PLAIN
 from replay.engines import vllm_core
 from replay.engines import vllm_records as records
+from replay.engines.faults import out_of_memory
+from replay.engines.vllm_built import built
 from replay.engines.vllm_forced import FORCED, ForcedAnswer
 from replay.engines.vllm_kv import KvPool
 from replay.engines.vllm_notes import Notes
@@ -30,7 +32,9 @@ class Live:
     def __init__(self, given: dict[str, Any], model_path: str) -> None:
         try:
             self.core = build(given | {"logits_processors": [ForcedAnswer]})
-        except (ValueError, TypeError, NotImplementedError) as fault:
+        except (ValueError, TypeError, NotImplementedError, RuntimeError) as fault:
+            if out_of_memory(fault):
+                raise
             lines = str(fault).strip().splitlines() or [type(fault).__name__]
             raise Unpinnable(f"vLLM does not build this engine: {lines[0]}") from None
         self.scheduler, self.config = self.core.scheduler, self.core.vllm_config
@@ -46,13 +50,18 @@ class Live:
         if missing or not first.get("logits_sha256") or not first.get("top_logits"):
             raise Unpinnable(f"this vLLM cannot be read back: {blind or '; '.join(missing) or 'no compute_logits'}")
         runner = self.core.model_executor.driver_worker.worker.model_runner
-        wrap(runner.model, "compute_logits", before=self._head)
+        self._model = runner.model
+        wrap(self._model, "compute_logits", before=self._head)
         self._eos = _eos_token_id(model_path)
         self._generation = self.config.model_config.try_get_generation_config()
         self.limits = dict(self.observer.limits)
 
     def _head(self, hidden: Any, *_: Any, **__: Any) -> None:
         self.hidden_dtype = str(hidden.dtype).removeprefix("torch.")
+
+    def built(self) -> dict[str, str | None]:
+        """Return what layers and caches show of the settings that a plan may name."""
+        return built(self.config, self._model)
 
     @property
     def pool(self) -> Any:

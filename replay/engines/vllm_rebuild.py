@@ -63,6 +63,13 @@ def build(given: dict[str, Any]) -> Any:
     return EngineCore(config, Executor.get_class(config), log_stats=False)
 
 
+def device() -> str:
+    """Return what kind of device vLLM runs on here: cpu, cuda, …"""
+    from vllm.platforms import current_platform
+
+    return str(current_platform.device_type)
+
+
 def otherwise(engine: Mapping[str, Any], vllm_config: Any, pinned: Mapping[str, Any]) -> list[str]:
     """Return 'setting: recorded, here' for the settings that did not resolve as recorded, those pinned aside."""
     then, now = configuration(engine), resolved_config(vllm_config)

@@ -16,7 +16,7 @@ from replay.company import Company, company, recorded
 from replay.engines.child import answer
 from replay.engines.vllm_drive import Drive
 from replay.engines.vllm_live import Live
-from replay.engines.vllm_rebuild import arguments, otherwise
+from replay.engines.vllm_rebuild import arguments, device, otherwise
 from replay.engines.vllm_setup import Setup
 from replay.engines.vllm_worker import HASH_LOGITS
 from replay.exchange import pin_not_taken
@@ -88,7 +88,7 @@ class Engine:
 
     def _run(self, plan: Plan, tokens: int, put: Kept | None) -> tuple[Trace, Drive]:
         """Return what the plan gives up to so many tokens, and the drive that did it. put: goes in on the way."""
-        setup = Setup(self.case)
+        setup = Setup(self.case, device=device())
         with ExitStack() as stack:
             parts: dict[str, Any] = {name: factor(name, "vllm") for name in sorted(plan)}
             for name, part in parts.items():

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Setup:
-    """requests, contents, added, orders: by the factors of these names in factors.v1.json. settings: of EngineArgs."""
+    """requests, contents, added, orders: by the factors of these names in factors.v1.json. settings: of EngineArgs.
+
+    device: as vLLM's platform here calls it, 'cpu' or another.
+    """
 
     case: Case
     requests: str = ALONE
@@ -23,6 +26,7 @@ class Setup:
     orders: str = NONE
     settings: dict[str, Any] = field(default_factory=dict)
     model: Any = None
+    device: str = "cpu"
 
     def load(self, dtype: str) -> None:
         """Take weights of this dtype."""
@@ -37,6 +41,7 @@ class Evidence:
     of these had in its launch; arrived: (request, engine step, length, hash of the ids) as the scheduler took them;
     ordered: (what, engine step) of orders that took effect; last_step: the last one that ran. limits, kv_blocks,
     caching: as the scheduler and its block pool have them. hidden_dtype: of what reached the output head.
+    built: factor → what layers and caches of the engine show.
     """
 
     case: Case
@@ -56,3 +61,4 @@ class Evidence:
     caching: bool = False
     cached_tokens: int = 0
     hidden_dtype: str | None = None
+    built: dict[str, str | None] = field(default_factory=dict)

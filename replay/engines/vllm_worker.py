@@ -72,8 +72,17 @@ def attach(worker: Any) -> dict[str, Any]:
         "num_threads": torch.get_num_threads(),
         "environment": threading,
         "host": socket.gethostname(),
+        "attention_backend": attention_backend(runner),
         "runner": f"{type(runner).__module__}.{type(runner).__qualname__}",
     }
+
+
+def attention_backend(runner: Any) -> str | None:
+    """Return the family of attention kernels that vLLM chose for its layers, several with a comma, None: not seen."""
+    config = getattr(getattr(runner, "vllm_config", None), "compilation_config", None)
+    layers = getattr(config, "static_forward_context", {}).values()
+    backends = [layer.attn_backend for layer in layers if hasattr(layer, "attn_backend")]
+    return ",".join(sorted({backend.get_name() for backend in backends})) or None
 
 
 class LaunchWatch:
