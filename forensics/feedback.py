@@ -99,7 +99,7 @@ def _lost_at(row: dict[str, Any]) -> int:
 
 def _held(chain: list[dict[str, Any]], row: dict[str, Any]) -> dict[str, Any] | None:
     """Return the latest recomputation that still held KV when this preemption took place."""
-    return next((one for one in reversed(chain) if one["engine_step"] < _lost_at(row) <= one["last_step"] + 1), None)
+    return next((one for one in reversed(chain) if one["engine_step"] < _lost_at(row) <= one["held_until"]), None)
 
 
 def _loop(store: Store, where: dict[str, str], chain: list[dict[str, Any]], arrived: list[int]) -> Loop:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -523,3 +524,36 @@ def test_only_what_composes_launches_is_blamed_for_them(tmp_path: Path, engine: 
         found = explain(store, "load")
     assert "environment_change" in codes(found)
     assert found.root_cause == root
+
+
+def turning(name: str, output: tuple[int, ...], *, worse: bool) -> Story:
+    """A long answer whose launches get slow, full and queued from step 90 on if `worse`, and whose work stays equal."""
+    chance = random.Random(7)
+    story = Story(f"run-{name}").engine().request(name, output, rows=2, drift=0.25 if name == "load" else 0.0, at=1)
+    for record in story.records:
+        if record["kind"] == "step":
+            record["num_computed_tokens"] = 64
+        if record["kind"] == "batch":
+            later = worse and record["engine_step"] >= 90
+            record |= {
+                "batch_tokens": 2, "padded_tokens": 2, "queue_depth": chance.randint(0, 1) + 3 * later,
+                "kv_blocks_total": 100, "kv_blocks_free": chance.randint(60, 65) - 30 * later,
+                "step_ms": (10 + chance.random()) * (1.5 if later else 1.0),
+            }  # fmt: skip
+    return story
+
+
+def test_state_collapse(tmp_path: Path) -> None:
+    answer = tuple(range(100, 260))
+    flipped = (*answer[:120], 7, *answer[121:])
+    collapsed, calm = turning("load", flipped, worse=True), turning("idle", answer, worse=False)
+    found = told(tmp_path, collapsed, calm)
+    finding = found.finding("state_collapse")
+    assert finding is not None
+    assert abs(finding.onset - 90) <= 3
+    assert says(found, "state_collapse").count("x 1.5") == 1
+    assert "3 degrees of freedom changed together" in says(found, "state_collapse")
+    assert found.root_cause != "state_collapse", "it stands beside the chain"
+    assert quiet(told(tmp_path / "steady", turning("load", flipped, worse=False), calm), "state_collapse")
+    both = told(tmp_path / "both", collapsed, turning("idle", answer, worse=True))
+    assert quiet(both, "state_collapse"), "the reference collapsed as well"

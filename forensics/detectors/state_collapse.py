@@ -13,7 +13,6 @@ from forensics.freedom import LEAST, TOGETHER, freedoms
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from forensics.evidence import Evidence
     from forensics.incident import Incident
 
 RUNG = Rung.SCHEDULER
@@ -39,38 +38,36 @@ def detect(incident: Incident) -> Iterator[Finding | Gap]:
     It says when the state of the run turned, not why: it stands beside the chain. Its competitors are its own parts,
     each of which has a detector, and a change of work that the classes of work do not tell apart.
     """
-    arms = incident.arms()
-    known = [[one.fields for one in freedoms(_until(arm, last)) if not one.known] for arm, last in _lived(incident)]
-    lacking = max(known, key=len)
-    if len(lacking) > len(freedoms(arms[0].around.launches)) - TOGETHER:
+    ours, theirs = _until_the_flip(incident)
+    lacking = max(([one.fields for one in freedoms(part) if not one.known] for part in (ours, theirs)), key=len)
+    if len(lacking) > len(freedoms(ours)) - TOGETHER:
         yield Gap("state_collapse", ", ".join(lacking), "whether the state of the run changed at one point")
         return
-    (ours, frame), (theirs, _) = ((_collapse(_until(arm, last)), _until(arm, last)) for arm, last in _lived(incident))
-    if ours is None or theirs is not None:
+    found = collapse(ours)
+    if found is None or collapse(theirs) is not None:
         return
-    row = frame.row(ours.place, named=True)
+    row = ours.row(found.place, named=True)
     own = incident.lived()[0]
     after = own.filter(pl.col("engine_step") >= row["engine_step"])["step"].to_list()
     yield Finding(
         "state_collapse", RUNG,
-        f"at engine step {row['engine_step']} of its run {len(ours.told)} degrees of freedom changed together for the "
-        f"worse: {', '.join(ours.told)} (p {ours.p:.2g}, declared {ALPHA:g}); not so in the reference",
-        after[0] if len(after) < own.height else ADMISSION, list(ours.told), [], how="derived",
+        f"at engine step {row['engine_step']} of its run {len(found.told)} degrees of freedom changed together for the "
+        f"worse: {', '.join(found.told)} (p {found.p:.2g}, declared {ALPHA:g}); not so in the reference",
+        after[0] if len(after) < own.height else ADMISSION, list(found.told), [], how="derived",
         steps=tuple(after), citations=(Citation(row["source_path"], row["line"]),),
     )  # fmt: skip
 
 
-def _lived(incident: Incident) -> list[tuple[Evidence, int]]:
-    """Return both arms with the engine step of their last step that counts."""
-    lasts = [lived["engine_step"].max() for lived in incident.lived()]
-    return [(arm, last if isinstance(last, int) else -1) for arm, last in zip(incident.arms(), lasts, strict=True)]
+def _until_the_flip(incident: Incident) -> list[pl.DataFrame]:
+    """Return the launches of both arms up to that of the last step that counts."""
+    ends = [lived["engine_step"].max() for lived in incident.lived()]
+    return [
+        arm.around.launches.filter(pl.col("engine_step") <= end) for arm, end in zip(incident.arms(), ends, strict=True)
+    ]
 
 
-def _until(arm: Evidence, last: int) -> pl.DataFrame:
-    return arm.around.launches.filter(pl.col("engine_step") <= last)
-
-
-def _collapse(launches: pl.DataFrame) -> Collapse | None:
+def collapse(launches: pl.DataFrame) -> Collapse | None:
+    """Return where several degrees of freedom changed together for the worse; None where they did not."""
     found = freedoms(launches)
     looked = [shift(one.series()) if one.known else None for one in found]
     worse = [one if one is not None and one.after - one.before >= LEAST else None for one in looked]
