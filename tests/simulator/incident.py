@@ -124,22 +124,24 @@ def _played(world: World) -> Played:
 
 
 def _prompt(setting: Setting, calm: Played, innocent: Played, target: Played) -> tuple[str, int | None]:
-    """Return a prompt that is answered alike without the cause, and if there is one, not with it; where it flips."""
+    """Return a prompt that is answered alike without the cause, and if there is one, not with it; where it flips.
+
+    Whoever asks without a reference is given any other answer on record: without a flip there must be none.
+    """
     quiet: str | None = None
     for number in range(PROMPTS):
         prompt = f"asked-{setting.seed}-{number}"
         reference = calm.asked(prompt)
-        if any(
-            first_difference(reference, one) is not None
-            for one in (innocent.asked(prompt), calm.asked(prompt, "early"))
-        ):
+        alike = [calm.asked(prompt, "early"), innocent.asked(prompt, "early"), innocent.asked(prompt)]
+        if any(first_difference(reference, one) is not None for one in alike):
             continue
-        quiet = quiet or prompt
         flip = first_difference(reference, target.asked(prompt))
         if flip is not None:
             return prompt, flip
+        if first_difference(reference, target.asked(prompt, "early")) is None:
+            quiet = quiet or prompt
     if quiet is None:
-        raise RuntimeError(f"{setting}: {PROMPTS} prompts, and none is answered alike in two calm runs")
+        raise RuntimeError(f"{setting}: {PROMPTS} prompts, and none is answered alike in all calm runs")
     return quiet, None
 
 

@@ -33,13 +33,13 @@ OBSERVED = {
     " ckpt_pinned_mb requant_cycles fallback_reason queue_depth num_preempted",
     "collective": "comm_id seq_no bytes start_ts end_ts comm_ms compute_ms algo retransmits",
     "kernel": "dur_us l2_hit_rate stall_long_scoreboard",
-    "device": "vram_free_mb sm_clock_mhz ecc_uncorrected",
+    "device": "vram_free_mb sm_clock_mhz",
     "event": "preemption offload restore batch_limit_change checkpoint_begin checkpoint_end replication_begin"
     " replication_end shutdown",
-    "request": "arrival_ts admission_ts arrival_step"
-    " effective_token_ids_sha256 effective_tokens context_limit"
+    "request": "arrival_ts admission_ts arrival_step effective_token_ids_sha256 effective_tokens context_limit"
     " tokens_before_truncation truncated trunc_boundary decode_cfg_requested decode_cfg_applied token_rule"
-    " shaping_events policy_gates routing_template_version prefix_cache_used isolation_mode output_token_ids num_preemptions",
+    " shaping_events policy_gates routing_template_version prefix_cache_used isolation_mode output_token_ids"
+    " num_preemptions",
 }
 
 
@@ -99,7 +99,6 @@ def of_launch(
             yield rank, {
                 "kind": "device", "rank": rank, "gpu_uuid": f"GPU-{rank}", "device_type": "cuda",
                 "vram_free_mb": round(launch.memory.vram_free, 1), "sm_clock_mhz": float(round(1980 / now.all_slow)),
-                "ecc_uncorrected": int(now.jump > 0),
             }  # fmt: skip
     if not launch.prefill:
         yield 0, {

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from tests.simulator.replica import Launch, Row
 
 ORDER = (
-    "effective_request_drift", "workspace_infeasible", "paging", "batch_recomposition", "preemption_recompute",
-    "prefix_cache_hit", "shape_class_change", "fragment_misalignment", "algorithm_change", "precision_path_change",
-    "graph_mode_change",
+    "effective_request_drift", "workspace_infeasible", "paging", "queue_pressure", "batch_recomposition",
+    "preemption_recompute", "prefix_cache_hit", "shape_class_change", "fragment_misalignment", "algorithm_change",
+    "precision_path_change", "graph_mode_change",
 )  # fmt: skip
 
 
@@ -33,6 +33,7 @@ def chain(
     for (calm, row), (launch, other) in pairs:
         differs = {
             "effective_request_drift": row.ask.text != other.ask.text,
+            "queue_pressure": launch.queue_depth > calm.queue_depth,
             "batch_recomposition": len(calm.rows) != len(launch.rows),
             "shape_class_change": (calm.tokens, calm.padded) != (launch.tokens, launch.padded),
             "fragment_misalignment": bool(calm.padded % 16) != bool(launch.padded % 16) and not launch.prefill,
