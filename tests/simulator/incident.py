@@ -135,6 +135,8 @@ def _prompt(setting: Setting, calm: Played, innocent: Played, target: Played) ->
         alike = [calm.asked(prompt, "early"), innocent.asked(prompt, "early"), innocent.asked(prompt)]
         if any(first_difference(reference, one) is not None for one in alike):
             continue
+        if setting.background in ("paired", "idle") and reference != alike[-1]:
+            continue  # here nothing but the cause may move a bit
         flip = first_difference(reference, target.asked(prompt))
         if flip is not None:
             return prompt, flip

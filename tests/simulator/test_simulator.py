@@ -205,3 +205,11 @@ def test_four_replicas(tmp_path: Path) -> None:
     make(Setting(3, ("weights_drift",), dp=4), tmp_path)
     assert {one["replica_id"] for one in lines(tmp_path)} == {"a", "b", "c", "d"}
     assert ASKED < ONSET < LIFE
+
+
+def test_innocent_differences_move_no_bit(tmp_path: Path) -> None:
+    make(Setting(6, ("rank_straggler",), "zero", "idle", decoys=len(DECOYS)), tmp_path)
+    steps = {
+        (one["req_id"], one["token_index"]): one["logits_sha256"] for one in lines(tmp_path) if one["kind"] == "step"
+    }
+    assert {steps["asked-a", index] == steps["asked-b", index] for index in range(40)} == {True}

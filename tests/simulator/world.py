@@ -64,7 +64,7 @@ class World:
     def answers(self, launches: Sequence[Launch], prompt: str) -> dict[str, list[Chosen]]:
         """Return the chosen tokens of the requests that we watch, as if their prompt were this one."""
         drift = max((one.weights_drift for one in self.plants), default=0.0)
-        library = "/".join(one.arithmetic for one in self.plants)
+        library = "".join(one.arithmetic for one in self.plants)
         race = any(one.race for one in self.plants)
         found: dict[str, list[Chosen]] = {}
         for ask in {row.ask.req_id: row.ask for one in launches for row in one.rows if row.ask.watched}.values():
