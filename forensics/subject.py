@@ -24,6 +24,10 @@ class Subject(NamedTuple):
     replica_id: str | None = None
     rank: int | None = None
 
+    def said(self) -> dict[str, str | int]:
+        """Return what was said, by the name of its field in a record."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
 
 UNSAID = Subject()
 
@@ -48,7 +52,7 @@ def applied(found: Found, source: dict[str, Any], subject: Subject, store: Store
         raise ForensicsError(f"{found.path}: a trace ({found.format}), which knows no run", BAD_INPUT, hint)
     before = Subject(*json.loads(source["subject"]))
     if source["bytes"] is not None and before != subject:
-        said = " ".join(f"--{name.removesuffix('_id')} {value}" for name, value in before._asdict().items() if value)
+        said = " ".join(f"--{name.removesuffix('_id')} {value}" for name, value in before.said().items())
         message = f"{found.path}: on file already with {printable(said)}"
         raise ForensicsError(message, BAD_INPUT, "if that was wrong, build the store again from its logs")
     source["subject"] = json.dumps(subject)
@@ -63,5 +67,4 @@ def said_of(entry: Entry, found: Found, subject: Subject) -> Entry:
     if subject.rank is not None and stated != subject.rank:
         message = f"{found.path}: a trace of rank {shown(stated)}, as it says itself, not {subject.rank}"
         raise ForensicsError(message, BAD_INPUT, "leave out --rank")
-    said = {name: value for name, value in subject._asdict().items() if value is not None}
-    return entry._replace(record=said | entry.record)
+    return entry._replace(record=subject.said() | entry.record)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
         "forensics ingest fixtures/incidents/transformers-tiny-batch/log",
         "forensics ingest --db night.duckdb LOG.jsonl.zst OTHER-HOST/",
         "forensics ingest --check fixtures/incidents/transformers-tiny-batch/log",
-        "forensics ingest --db traces.duckdb --run lab-1 fixtures/traces/gloo-slow-rank",
-        "forensics ingest --run RUN --replica REPLICA --rank 0 REPORT.sqlite SERVER.log",
+        "forensics ingest --run lab-1 fixtures/traces/gloo-slow-rank",
+        "forensics ingest --run RUN --replica REPLICA --rank 0 SERVER.log",
     )
 )
 def ingest(

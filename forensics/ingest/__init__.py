@@ -50,7 +50,10 @@ def rendered(record: dict[str, Any]) -> bytes:
 
 
 class Format(Protocol):
-    """What a file in this folder offers."""
+    """What a file in this folder offers.
+
+    One whose records know no run, since another tool wrote them, also says `KNOWS_RUN = False`: forensics/subject.py.
+    """
 
     def detect(self, head: bytes) -> bool:
         """Return whether a file that begins so is of this format. Formats exclude each other."""

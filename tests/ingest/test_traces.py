@@ -158,12 +158,13 @@ def test_the_run_of_a_trace_has_to_be_said(store: Store) -> None:
     with pytest.raises(ForensicsError, match="a trace \\(kineto\\), which knows no run") as error:
         load([FILES["kineto"]], store)
     assert (error.value.exit_code, error.value.hint[:15]) == (3, "say which: --ru")
-    load([FILES["kineto"]], store, subject=Subject("r1"))
-    with pytest.raises(ForensicsError, match="on file already with --run r1"):
-        load([FILES["kineto"]], store, subject=Subject("r2"))
+    load([FILES["library_log"]], store, subject=Subject("r1", "a", 0))
+    for other in (Subject("r2", "a", 0), Subject("r1", None, 0), Subject("r1", "a")):
+        with pytest.raises(ForensicsError, match="on file already with --run r1 --replica a --rank 0"):
+            load([FILES["library_log"]], store, subject=other)
     with pytest.raises(ForensicsError, match="of rank 2, as it says itself, not 1"):
         load([GLOO / "nccl_trace_rank_2"], store, subject=Subject("r1", rank=1))
-    assert store.run("SELECT DISTINCT run_id FROM collective") == [("r1",)]
+    assert store.run("SELECT DISTINCT run_id, replica_id, rank FROM kernel") == [("r1", "a", 0)]
 
 
 def test_of_a_folder_what_states_its_run_is_filed_and_the_trace_is_skipped(store: Store) -> None:
