@@ -26,7 +26,6 @@ if TYPE_CHECKING:
         "forensics ingest --db night.duckdb LOG.jsonl.zst OTHER-HOST/",
         "forensics ingest --check fixtures/incidents/transformers-tiny-batch/log",
         "forensics ingest --run lab-1 fixtures/traces/gloo-slow-rank",
-        "forensics ingest --run RUN --replica REPLICA --rank 0 SERVER.log",
     )
 )
 def ingest(
