@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 EVENTS: Final = "traceEvents"
 CALL: Final = "Collective name"
 """Argument of an event that states a collective."""
-MOST_LINKS: Final = 5_000_000
+MOST_LINKS: Final = 2_000_000
+"""Operators and launches that are held at once, a few hundred bytes each."""
 MOST_US: Final = 1e17
 """Beyond any clock."""
 OF_INTEREST: Final = re.compile(rb'"cat"\s*:\s*"(?:kernel|cpu_op|cuda_runtime|cuda_driver|user_annotation)"')

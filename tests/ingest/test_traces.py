@@ -23,6 +23,7 @@ from forensics.load import load
 from forensics.registry import members
 from forensics.store import Store
 from forensics.subject import Subject
+from forensics.traces import MarkedSteps, collective, element_bytes
 from forensics.values import Rejected
 
 if TYPE_CHECKING:
@@ -352,6 +353,32 @@ def test_no_damage_escapes_as_a_traceback(tmp_path: Path, data: st.DataObject, n
             assert error.exit_code == 3  # noqa: PT017 - a damaged file may also be read
         else:
             assert summary.read == summary.stored + summary.merged + summary.duplicates + summary.quarantined
+
+
+# -- what the readers share
+
+
+@pytest.mark.parametrize(
+    ("span", "step"),
+    [((1, 2), 1), ((0, 8), 1), ((7, 9), None), ((9, 9.5), None), ((15, 20), 2), ((35, 50), None), ((-1, 0), None)],
+)
+def test_a_span_is_of_the_only_marked_step_that_holds_it(span: tuple[float, float], step: int | None) -> None:
+    assert MarkedSteps([(30, 40, 3), (8, 20, 2), (0, 10, 1)]).of(*span) == step
+
+
+@pytest.mark.parametrize(
+    ("name", "op"),
+    [("nccl:_all_gather_base", "all_gather"), ("allreduce", "all_reduce"), ("_reduce_scatter_base", "reduce_scatter"),
+     ("gloo:all_reduce", "all_reduce"), ("nccl:send 0->1", "send")],
+)  # fmt: skip
+def test_a_collective_has_one_name(name: str, op: str) -> None:
+    assert collective(name) == op
+
+
+def test_a_type_of_unknown_size_has_none() -> None:
+    assert [element_bytes(name) for name in ("Float", "c10::BFloat16", "float", "Float8_e4m3fn", "QInt4")] == [
+        4, 2, 4, 1, None,
+    ]  # fmt: skip
 
 
 # -- Nsight Systems
