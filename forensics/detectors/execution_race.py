@@ -76,12 +76,13 @@ def _repeats(incident: Incident, until: int) -> Iterator[tuple[Evidence, Evidenc
     alike = [arm for arm in arms.values() if arm.request["effective_token_ids_sha256"] == input_ids is not None]
     own = {arm.identity for arm in incident.arms()}
     plans = {arm.identity: _plan(arm, until) for arm in alike}
+    steps = {arm.identity: arm.steps.to_dicts() for arm in alike}
     for one, other in combinations(alike, 2):
         if one.identity not in own or plans[one.identity] != plans[other.identity]:
             continue
-        steps = [arm.steps.to_dicts() for arm in (one, other)]
-        same = bits_equal(*steps, until)
-        if same is not None and not any(unsound(*pair) for pair in token_steps(*steps, until)):
+        ours, theirs = steps[one.identity], steps[other.identity]
+        same = bits_equal(ours, theirs, until)
+        if same is not None and not any(unsound(*pair) for pair in token_steps(ours, theirs, until)):
             yield one, other, same
 
 
@@ -116,6 +117,5 @@ def _onset(target: Evidence, pair: tuple[Evidence, Evidence], until: int) -> int
     if target.identity not in (arm.identity for arm in pair):
         return 0
     (other,) = (arm for arm in pair if arm.identity != target.identity)
-    return next(
-        int(row["step"]) for row, theirs in token_steps(target, other, until) if same_bits(row, theirs) is False
-    )
+    steps = token_steps(target.steps.to_dicts(), other.steps.to_dicts(), until)
+    return next(int(row["step"]) for row, theirs in steps if same_bits(row, theirs) is False)
