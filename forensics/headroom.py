@@ -42,7 +42,7 @@ def headroom(record: dict[str, Any]) -> Headroom | None:
     """Return what a batch record says of it, None where free memory, a pin or a pool is not on record."""
     free = free_mb(record)
     isr, ckpt, pool = (record[name] for name in ("isr_pinned_mb", "ckpt_pinned_mb", "kv_pool_total_mb"))
-    if free is None or None in (isr, ckpt) or not pool:
+    if free is None or None in (isr, ckpt) or not pool or pool < 0:
         return None
     return Headroom(record["rank"], free, isr, ckpt, pool)
 

@@ -98,8 +98,13 @@ def by_token(steps: Sequence[Step]) -> dict[int, Step]:
 
 def bits_equal(one: Sequence[Step], other: Sequence[Step], until: int) -> bool | None:
     """Return whether logits agree at every output position up to `until`; None where a position is not on record."""
-    ours, theirs = by_token(one), by_token(other)
-    verdicts = [same_bits(ours[at], theirs[at]) for at in range(until + 1) if at in ours and at in theirs]
+    verdicts = [same_bits(*pair) for pair in token_steps(one, other, until)]
     if False in verdicts:
         return False
     return True if len(verdicts) == until + 1 and None not in verdicts else None
+
+
+def token_steps(one: Sequence[Step], other: Sequence[Step], until: int) -> list[tuple[Step, Step]]:
+    """Return the steps of two runs that chose the same output position, up to and including `until`."""
+    ours, theirs = by_token(one), by_token(other)
+    return [(ours[at], theirs[at]) for at in range(until + 1) if at in ours and at in theirs]

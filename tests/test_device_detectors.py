@@ -152,7 +152,7 @@ def test_memory_that_was_always_gone_has_not_evaporated(tmp_path: Path) -> None:
 
 def test_a_pin_that_took_the_memory_alone_is_memory_pressure(tmp_path: Path) -> None:
     found = told(tmp_path, pinned({"ckpt_pinned_mb": 3900.0}, steps=(0, 1, 2)))
-    assert "1.0% of the KV pool beside what is pinned free" in says(found, "memory_pressure")
+    assert "1.0% of the KV pool (pins counted out) free" in says(found, "memory_pressure")
     assert found.root_cause == "memory_pressure"
 
 

@@ -98,7 +98,8 @@ def test_quiet_repeats_have_the_same_bits(folder: Path, store: Store) -> None:
     if found.root_cause not in ("effective_request_drift", "corruption"):  # these move logits by any distance
         assert found.flip.tie in ("exact tie", "near tie")
     assert found.plan_table.same_plan_same_bits >= 1, "the idle repeat is on record"
-    assert found.plan_table.same_plan_other_bits == 0
+    broken = sum("flipped" in one + other for one, other in found.plan_table.counter_examples)
+    assert found.plan_table.same_plan_other_bits == broken, "a broken weight is no part of a plan; all else repeats"
     assert found.chain_grade in ("supported", "consistent"), "nothing is proven without a verdict"
 
 

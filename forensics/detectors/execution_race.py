@@ -10,7 +10,8 @@ import polars as pl
 from forensics.contrast import factors
 from forensics.findings import Finding, Gap, Rung
 from forensics.flip import same_bits
-from forensics.plan_table import bits_equal
+from forensics.plan_table import bits_equal, token_steps
+from forensics.soundness import unsound
 from forensics.timeline import shape_class
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ def detect(incident: Incident) -> Iterator[Finding | Gap]:
     run show it (*inferred*) that had the same effective input and, at every step up to the flip, the same tokens,
     launch shape, loads of the neighbours and recorded plan, an identity of the kernels included: without that, another
     kernel is as likely, and it is a gap. Two plans that differ are no race, whatever their bits. Without two runs under
-    one plan it is a gap too; where the arms had other inputs, other bits need no race, and nothing is looked at.
+    one plan it is a gap too; where the arms had other inputs, other bits need no race, and nothing is looked at. Bits
+    that are further apart than rounding takes them (`soundness.py`) are no race either.
 
     Competitors: a part of the plan that is not on record (an operator beside the GEMMs, memory that a kernel reads,
     what neighbours contain in a mixture of experts).
@@ -54,7 +56,7 @@ def detect(incident: Incident) -> Iterator[Finding | Gap]:
             "execution_race", RUNG,
             f"{len(sure)} pair(s) of runs of this request had the same plan on record, kernels included, and other "
             f"bits: {names}",
-            _onset(incident.target, sure[0]), one.name, other.name, how="inferred",
+            _onset(incident.target, sure[0], incident.flip.token_index), one.name, other.name, how="inferred",
             citations=one.cite() + other.cite(),
         )  # fmt: skip
     elif not repeats:
@@ -68,14 +70,19 @@ def detect(incident: Incident) -> Iterator[Finding | Gap]:
 
 
 def _repeats(incident: Incident, until: int) -> Iterator[tuple[Evidence, Evidence, bool]]:
-    """Yield the pairs of runs with one input and one plan on record, and whether their bits were the same."""
+    """Yield each arm with every other run of its input and its plan on record, and whether their bits were the same."""
     arms = {arm.identity: arm for arm in (*incident.arms(), *incident.cohort)}
-    for one, other in combinations(arms.values(), 2):
-        inputs = [arm.request["effective_token_ids_sha256"] for arm in (one, other)]
-        if None in inputs or inputs[0] != inputs[1] or _plan(one, until) != _plan(other, until):
+    input_ids = incident.target.request["effective_token_ids_sha256"]
+    alike = [arm for arm in arms.values() if arm.request["effective_token_ids_sha256"] == input_ids is not None]
+    own = {arm.identity for arm in incident.arms()}
+    plans = {arm.identity: _plan(arm, until) for arm in alike}
+    steps = {arm.identity: arm.steps.to_dicts() for arm in alike}
+    for one, other in combinations(alike, 2):
+        if one.identity not in own or plans[one.identity] != plans[other.identity]:
             continue
-        same = bits_equal(one.steps.to_dicts(), other.steps.to_dicts(), until)
-        if same is not None:
+        ours, theirs = steps[one.identity], steps[other.identity]
+        same = bits_equal(ours, theirs, until)
+        if same is not None and not any(unsound(*pair) for pair in token_steps(ours, theirs, until)):
             yield one, other, same
 
 
@@ -105,11 +112,10 @@ def _kernels_known(arm: Evidence, until: int) -> bool:
     return all(row["algo_id"] is not None or row["kernel_variant"] is not None for row in _lived(arm, until))
 
 
-def _onset(target: Evidence, pair: tuple[Evidence, Evidence]) -> int:
+def _onset(target: Evidence, pair: tuple[Evidence, Evidence], until: int) -> int:
     """Return the target's step at which its bits part from its repeat's; 0 where the pair is two other runs."""
-    if target not in pair:
+    if target.identity not in (arm.identity for arm in pair):
         return 0
-    (other,) = (arm for arm in pair if arm is not target)
-    theirs = {row["token_index"]: row for row in other.tokens().iter_rows(named=True)}
-    rows = [row for row in target.tokens().iter_rows(named=True) if row["token_index"] in theirs]
-    return next(int(row["step"]) for row in rows if same_bits(row, theirs[row["token_index"]]) is False)
+    (other,) = (arm for arm in pair if arm.identity != target.identity)
+    steps = token_steps(target.steps.to_dicts(), other.steps.to_dicts(), until)
+    return next(int(row["step"]) for row, theirs in steps if same_bits(row, theirs) is False)

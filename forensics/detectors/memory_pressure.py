@@ -82,7 +82,7 @@ def _least(rows: list[Facts], ranks: Launches) -> tuple[float | None, str]:
         if row["kv_blocks_free"] is not None and row["kv_blocks_total"]
     ]
     pinned = [left for row in rows if (left := _left(ranks(row)))]
-    pools += [(one.ratio, f"{one.ratio:.1%} of the KV pool beside what is pinned") for one in pinned]
+    pools += [(one.ratio, f"{one.ratio:.1%} of the KV pool (pins counted out)") for one in pinned]
     if pools:
         share, words = min(pools, key=lambda pool: pool[0])
         return share, f"{words} free"
