@@ -29,7 +29,7 @@ def series() -> None:
     """Print how often one series without a change is called one with a change."""
     for count in (100, 400):
         for memory in (0.0, 0.5, 0.8, 0.9):
-            looks = [shift(remembering(count, memory, random.Random(seed))) for seed in SEEDS]
+            looks = [shift(remembering(count, memory, random.Random(seed))) for seed in SEEDS]  # noqa: S311 - no secret
             judged = [one for one in looks if one is not None]
             alarms = sum(one.p <= ALPHA for one in judged)
             print(f"{count} values, lag-1 correlation {memory}: judged {len(judged)}, alarms {alarms} of {len(looks)}")
