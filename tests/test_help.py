@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-DIVERGENCE = {"incidents": (1,), "explain": (1,), "replay": (0, 1, 4), "drill": (0, 1, 4)}
+DIVERGENCE = {"incidents": (1,), "explain": (1,), "fleet": (1,), "replay": (0, 1, 4), "drill": (0, 1, 4)}
 """Exit codes; 0 for all others. What a replay shows depends on the machine that it runs on."""
 WITH_ENGINE = {
     "record": "recorded 96 requests",
