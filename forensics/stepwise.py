@@ -76,14 +76,13 @@ def _engine_plan(evidence: Evidence) -> Plan:
 def _kernel_plan(evidence: Evidence) -> Plan:
     """Return the settings of the run's engine that decide with which kernels a launch is computed; those on record."""
     engine = evidence.engine or {}
-    config = json.loads(engine.get("config") or "{}")
-    kernels = config.get("kernel_config") or {}
+    kernels = section(engine, "kernel_config")
     invariant = engine.get("batch_invariant")
     found = {
         "dtype.weights": engine.get("dtype"),
         "graph.mode": engine.get("graph_mode"),
         "engine.attention_backend": engine.get("attention_backend"),
-        "engine.kv_dtype": (config.get("cache_config") or {}).get("cache_dtype"),
+        "engine.kv_dtype": section(engine, "cache_config").get("cache_dtype"),
         "engine.linear_backend": kernels.get("linear_backend"),
         "engine.moe_backend": kernels.get("moe_backend"),
         "engine.batch_invariant": None if invariant is None else str(bool(invariant)).lower(),

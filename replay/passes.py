@@ -62,7 +62,7 @@ class Passes:
     """In which passes up to the flip the difference arises. arm: whose passes; of: how many there are.
 
     stretches: the shortest that carries the bits, and the shortest that carries the token where that is shorter.
-    border: of the first pass of the last stretch, None where the other arm was not alone.
+    border: of the first pass of the last stretch, None where the other arm's launch had as many rows.
     """
 
     arm: str
@@ -87,13 +87,14 @@ def fewest_passes(bench: Bench, found: Found, history: History) -> Passes | None
 
 
 class _Search:
-    """Passes of one arm, put into the other's run. own, theirs: plans; flip: the last pass."""
+    """Passes of one arm, put into the other's run. own, launches: of the first; theirs, beside: of the other."""
 
     def __init__(self, bench: Bench, name: str, history: History) -> None:
         self.bench, self.name, self.flip = bench, name, bench.count - 1
         self.own, self.theirs = bench.plans() if name == "incident" else bench.plans()[::-1]
         self.gave = bench.arms[name != "incident"]
         self.launches = launches(bench.case.arm(name))
+        self.beside = launches(bench.case.arm("reference" if name == "incident" else "incident"))
         self.known = history.first_pass if name == "incident" else None
 
     def judged(self) -> Passes:
@@ -151,14 +152,17 @@ class _Search:
     def _border(self, stretch: Stretch) -> Border | None:
         """Return the size of launch at which the first pass of a stretch changes."""
         at = stretch.first
-        if self.theirs.get(REQUESTS) != ALONE or at not in self.launches:
+        if at not in self.launches:
             return None
         _, rows, tokens, own = self.launches[at]
+        alone = (0, 1, own, own) if self.theirs.get(REQUESTS) == ALONE else None
+        if (other := self.beside.get(at, alone)) is None or rows <= other[1]:
+            return None
         fewest: list[int | None] = []
         detail = ""
         try:
             company = self._ran(at, stretch.last)
-            for most, size in ((rows - 1, _rows), (tokens - own, _tokens)):
+            for most, size in ((rows - other[1], _rows), (tokens - other[2], _tokens)):
                 fewest.append(self._fewest(stretch, company, most, size))
         except _Unknown as unknown:
             detail = f"smaller ones could not be tried: {unknown}"
@@ -171,7 +175,7 @@ class _Search:
         def same(count: int) -> bool:
             return self._same_flip(self._ran(stretch.first + 1, stretch.last, size(count, stretch.first)), company)
 
-        return _least(0, most, same) if most and same(most) else None
+        return _least(0, most, same) if most > 0 and same(most) else None
 
 
 def _least(low: int, high: int, holds: Callable[[int], bool]) -> int:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from replay.case import Asked, Order
 
-LIMITS = {"max_num_batched_tokens": "max_num_scheduled_tokens", "max_num_seqs": "max_num_running_reqs"}
+LIMITS = {"max_num_batched_tokens": "max_num_scheduled_tokens", "max_num_seqs": "max_num_running_reqs",
+          "max_num_active_seqs": "max_num_active_reqs"}  # fmt: skip
 """Limit as recorded → attribute of the scheduler that holds it."""
 
 
@@ -114,7 +115,7 @@ class Live:
             self.core.reset_prefix_cache(reset_running_requests=bool(order.detail.get("reset_running_requests")))
         else:
             for name, (_, now) in (order.detail.get("changed") or {}).items():
-                if name not in LIMITS:
+                if name not in LIMITS.keys() & self.limits.keys():
                     raise Unpinnable(f"engine.orders: the limit {name} cannot be changed in a running engine")
                 setattr(self.scheduler, LIMITS[name], now)
 
@@ -123,8 +124,8 @@ class Live:
         self.core.abort_requests(list(self.scheduler.requests))
         while self.scheduler.has_requests():
             self.core.step()
-        for name, attribute in LIMITS.items():
-            setattr(self.scheduler, attribute, self.limits[name])
+        for name in LIMITS.keys() & self.limits.keys():
+            setattr(self.scheduler, LIMITS[name], self.limits[name])
         if self.pool.enable_caching and not self.scheduler.reset_prefix_cache():
             raise RuntimeError("the prefix cache of an idle engine could not be emptied")
         self.observer.limits = dict(self.limits)

@@ -65,6 +65,7 @@ def scheduler_limits(scheduler: Any) -> dict[str, Any]:
     limits = {
         "max_num_batched_tokens": getattr(scheduler, "max_num_scheduled_tokens", None),
         "max_num_seqs": getattr(scheduler, "max_num_running_reqs", None),
+        "max_num_active_seqs": getattr(scheduler, "max_num_active_reqs", None),
         "enable_chunked_prefill": getattr(config, "enable_chunked_prefill", None),
         "long_prefill_token_threshold": getattr(config, "long_prefill_token_threshold", None),
         "policy": simple(getattr(config, "policy", None)),

@@ -13,8 +13,12 @@ if TYPE_CHECKING:
 
 @contextmanager
 def pin(value: str, setup: Setup) -> Iterator[None]:
-    """Build the engine with this limit."""
-    setup.settings["max_num_seqs"] = int(value)
+    """Build the engine with this limit, and with one on admission that goes along where it did on record."""
+    limits = setup.case.engine.get("scheduler_limits") or {}
+    rows, admitted = int(value), limits.get("max_num_active_seqs")
+    setup.settings["max_num_seqs"] = rows
+    if admitted is not None:
+        setup.settings["max_num_active_seqs"] = rows if admitted == limits.get("max_num_seqs") else min(rows, admitted)
     yield
 
 

@@ -49,8 +49,8 @@ class World:
     def other(self, plan, number):
         """Return whether a pass under the plan has the other bits."""
         rows, tokens, own = self.shapes[number]
-        if plan["company.requests"] == "alone":
-            rows, tokens = 1, own
+        if plan["company.requests"] != "incident":
+            rows, tokens = (1, own) if plan["company.requests"] == "alone" else (2, own + 1)
         if (one := plan.get("company.added")) and added(one).at == number:
             rows, tokens = rows + added(one).rows, tokens + added(one).rows * added(one).tokens
         return rows >= self.rows or tokens >= self.tokens
@@ -111,6 +111,19 @@ def test_rows_and_launch_tokens_are_told_apart(border):
     assert (by_rows.fewest_rows, by_rows.fewest_tokens) == (border - 1, 1 if border == 2 else None)
     by_tokens = found(World(lambda turned: turned[4], rows=10**6, tokens=12)).border
     assert (by_tokens.fewest_rows, by_tokens.fewest_tokens) == (None, 11)
+
+
+def test_where_the_other_arm_had_company_too_the_size_counts_from_its_own_launch():
+    steps = [(number, (("i", 1, PROMPT + number - 1) if number else ("i", PROMPT, 0), ("n", 1, 5)))
+             for number in range(FLIP + 1)]  # fmt: skip
+    requests = (Asked("n", 0, 4, CFG, (1, 2, 3, 4)), Asked("i", 0, PROMPT, CFG, (3, 1, 4)))
+    window = Window(0, "engine_start", requests, schedule=tuple(steps))
+    reference = Arm("run-r", "i", {"company.requests": "reference"}, window=window)
+    case = make_case(engine=ENGINE, incident=crowd(), reference=reference, token_ids=(3, 1, 4))
+    bench = Bench(case, World(lambda turned: turned[4], rows=6))
+    assert bench.settle(bench.trial("i", COMPANY), bench.trial("r", reference.plan))
+    border = fewest_passes(bench, PROVEN, History("history", None, "")).border
+    assert (border.at, border.fewest_rows, border.fewest_tokens) == (4, 4, None)
 
 
 def test_what_cannot_be_run_is_open_and_no_smaller_stretch_is_claimed():

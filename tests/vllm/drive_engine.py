@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=64)
     parser.add_argument("--prefix-caching", action="store_true")
     parser.add_argument("--exercise", action="store_true", help="use what a server rarely does; see `exercise`")
+    parser.add_argument("--ranked", action="store_true", help="priorities, and limits that change; see `ranked`")
     parser.add_argument("--break-hook", choices=["observer", "worker", "attach"])
     parser.add_argument(
         "--fork", action="store_true", help="build the engine in a forked child of a process with the hooks"
@@ -54,11 +55,12 @@ def run(options: argparse.Namespace) -> None:
         options.model, dtype="bfloat16", enforce_eager=True, max_model_len=256, block_size=32, max_num_seqs=8,
         max_num_batched_tokens=64, num_gpu_blocks_override=options.blocks, logprobs_mode="raw_logits",
         enable_prefix_caching=options.prefix_caching, disable_log_stats=True,
+        scheduling_policy="priority" if options.ranked else "fcfs",
     )  # fmt: skip
     KEPT.append(llm)  # no destructor may close the recorder on the way out
     params = SamplingParams(temperature=0, max_tokens=options.max_tokens, ignore_eos=True, logprobs=4)
-    if options.exercise:
-        print(MARKER + json.dumps(exercise(llm)), flush=True)
+    if options.exercise or options.ranked:
+        print(MARKER + json.dumps(exercise(llm) if options.exercise else ranked(llm)), flush=True)
         return
     prompts = [{"prompt_token_ids": [(7 * i + 3 * j) % 200 + 5 for j in range(20 + 9 * i)]} for i in range(6)]
     if options.prefix_caching:
@@ -69,6 +71,27 @@ def run(options: argparse.Namespace) -> None:
     outputs = {one.request_id: list(one.outputs[0].token_ids) for one in done}
     raw = {one.request_id: [top_logits(at) for at in one.outputs[0].logprobs] for one in done}
     print(MARKER + json.dumps({"outputs": outputs, "raw": raw, "launches": launches}), flush=True)
+
+
+def ranked(llm) -> dict:
+    """Ask ten requests, each more urgent than those before, while somebody changes the limits of the engine."""
+    from vllm import SamplingParams
+
+    engine = llm.llm_engine
+    scheduler = engine.engine_core.engine_core.scheduler
+    limits = {3: (3, 64), 6: (6, 48), 8: (6, 20)}
+    for at in range(10):
+        scheduler.max_num_active_reqs, scheduler.max_num_scheduled_tokens = limits.get(
+            at, (scheduler.max_num_active_reqs, scheduler.max_num_scheduled_tokens)
+        )
+        ids = [(7 * at + 3 * place) % 200 + 5 for place in range(20 + 5 * at)]
+        params = SamplingParams(temperature=0, max_tokens=24 + at, ignore_eos=True)
+        engine.add_request(f"r{at}", {"prompt_token_ids": ids}, params, priority=10 - at)
+        for _ in range(3):
+            engine.step()
+    while engine.has_unfinished_requests():
+        engine.step()
+    return {}
 
 
 def exercise(llm) -> dict:

@@ -30,7 +30,7 @@ found = []
 for treatment in json.loads(sys.argv[3]):
     trace = engine.run(Treatment(**treatment))
     found.append({"bits": trace.logits_sha256, "tokens": trace.tokens, "missing": trace.missing,
-                  "observed": trace.observed, "details": trace.details})
+                  "observed": trace.observed, "details": trace.details, "departure": trace.departure})
 """
 SAY = 'print("RESULT " + json.dumps(found))\n'
 

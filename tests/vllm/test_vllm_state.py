@@ -30,7 +30,7 @@ def test_exercise_satisfies_the_contract(exercised):
 def test_limits_in_force_and_their_change(exercised):
     engine = of(exercised[1], "engine")[0]
     assert engine["scheduler_limits"] == {
-        "max_num_batched_tokens": 64, "max_num_seqs": 8, "enable_chunked_prefill": True,
+        "max_num_batched_tokens": 64, "max_num_seqs": 8, "max_num_active_seqs": 8, "enable_chunked_prefill": True,
         "long_prefill_token_threshold": 0, "policy": "fcfs",
     }  # fmt: skip
     (change,) = of(exercised[1], "event", "batch_limit_change")

@@ -15,8 +15,9 @@ def window_of(lines):
     requests.sort(key=lambda one: (one["arrival_step"], one["admission_ts"]))
     orders = [
         Order(one["engine_step"], sum((asked["arrival_step"], asked["admission_ts"]) <= (one["engine_step"], one["ts"])
-                                      for asked in requests), "abort", {"req_id": one["req_id"]})
-        for one in of(lines, "event", "abort")
+                                      for asked in requests), one["what"],
+              {"req_id": one["req_id"]} if one["what"] == "abort" else one["detail"])
+        for what in ("abort", "batch_limit_change") for one in of(lines, "event", what)
     ]  # fmt: skip
     return Window(
         0, "engine_start", tuple(asked_of(one) for one in requests), tuple(orders),
@@ -50,7 +51,8 @@ def case_of(lines, req_id):
                             one["logits_sha256"]) for one in rows_of(lines, req_id))  # fmt: skip
     own = next(one for one in window.requests if one.req_id == req_id)
     alone = Window(0, "engine_start", (Asked(**vars(own) | {"arrival_step": 0}),))
-    incident = Arm("run", req_id, {"company.requests": "incident", "engine.orders": "none"}, steps=steps,
+    orders = "incident" if any(one.what != "abort" for one in window.orders) else "none"
+    incident = Arm("run", req_id, {"company.requests": "incident", "engine.orders": orders}, steps=steps,
                    output_token_ids=tuple(request["output_token_ids"]), window=window)  # fmt: skip
     reference = Arm("synthetic", req_id, {"company.requests": "alone", "engine.orders": "none"}, synthetic=True,
                     window=alone)  # fmt: skip
