@@ -23,7 +23,8 @@ Everything but *right* and *abstained* is wrong.
 
 **What is simulated.** `tests/simulator/` follows physics and the execution contract, and shares neither code nor
 thresholds with the detectors. The truth is by intervention: the same world without the cause answers as the reference
-does. A simulated world is simpler than a real one, so these rates are an upper bound of what to expect. Of the real
+does. Both arms are named in the question (`--against`): which reference the program would choose is not scored. A
+simulated world is simpler than a real one, so these rates are an upper bound of what to expect. Of the real
 executions, the *recorded* incidents have expectations written by people who had seen the analyser; of the *labelled*
 ones the cause was set by a program (`tools/label_real.py`), and the analyser was not asked.
 """

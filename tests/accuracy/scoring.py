@@ -21,7 +21,7 @@ def simulated(part: str, setting: Setting) -> Marked:
     """Simulate one incident in a folder of its own, ask, and throw the log away."""
     with tempfile.TemporaryDirectory() as name:
         truth = make(setting, Path(name))
-        [answer] = ask(Path(name) / "log", [(truth.request, None)])
+        [answer] = ask(Path(name) / "log", [(truth.request, truth.against)])
     cause = " + ".join(setting.causes)
     return Marked(False, part, cause, setting.level, setting.background, setting.loss, setting.seed, truth.roots,
                   truth.chain, answer.root_cause, answer.chain, answer.baselines)  # fmt: skip

@@ -119,7 +119,8 @@ def test_baselines_say_none_where_the_answers_are_equal() -> None:
 
 def test_the_first_difference_goes_launch_by_launch() -> None:
     def steps(name: str, *algos: int) -> list[dict]:
-        return [{"kind": "step", "req_id": name, "step": i, "algo_id": algo} for i, algo in enumerate(algos)]
+        return [{"kind": "step", "req_id": name, "step": i, "graph_mode": "eager", "algo_id": algo}
+                for i, algo in enumerate(algos)]  # fmt: skip
 
     log = log_of(request("a", "x"), request("b", "y"), *steps("a", 1, 1, 2), *steps("b", 1, 1, 1))
     assert baselines.answers(log, "a", "b")["first difference"] == "algorithm_change"

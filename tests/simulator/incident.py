@@ -51,10 +51,14 @@ class Setting:
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known about an incident because we made it. roots: right answers ('none': nothing diverged)."""
+    """What is known about an incident because we made it: of this pair of requests, and of no other in the log.
+
+    roots: right answers ('none': nothing diverged).
+    """
 
     setting: Setting
     request: str
+    against: str
     roots: tuple[str, ...]
     chain: tuple[str, ...]
     flip: int | None
@@ -87,7 +91,9 @@ def make(setting: Setting, folder: Path) -> Truth:
         }
         roots = _roots(arms[0], alone, prompt, flip)
         names = _links(*arms, prompt=prompt, roots=roots, flip=flip)
-    truth = Truth(setting, "asked-b", ("undetermined",) if setting.blind and names else roots, names, flip, decoys)
+    truth = Truth(
+        setting, "asked-b", "asked-a", ("undetermined",) if setting.blind and names else roots, names, flip, decoys
+    )
     others = [
         World(
             "cdefgh"[i], (), f"{setting.seed}/{i}", setting.seed + (i + 2) * TRAFFIC_OF_ITS_OWN, calm.rate, calm.ranks

@@ -164,6 +164,7 @@ def requests(
             first.setdefault(one.ask.req_id, one)
             last[one.ask.req_id] = one, launch.end
     isolation = launches[0].now.isolation
+    limit = facts.engine.get("config", {}).get("max_model_len", CONTEXT_LIMIT)
     for name, row in first.items():
         ask, (final, end) = row.ask, last[name]
         tokens = [one.token for one in said[name][: final.token_index + 1]]
@@ -175,8 +176,8 @@ def requests(
             "arrival_step": row.arrival_step, "raw_prompt_sha256": sha("raw", ask.prompt),
             "effective_text_sha256": sha("text", ask.text), "effective_token_ids_sha256": sha("ids", ask.text),
             "effective_tokens": ask.tokens, "tokens_before_truncation": ask.tokens_before, "truncated": cut,
-            "context_limit": ask.shaping.truncate_to or CONTEXT_LIMIT, "trunc_side": "left" if cut else None,
-            "trunc_reason": "context_limit" if cut else None,
+            "context_limit": limit, "trunc_side": "left" if cut else None,
+            "trunc_reason": "truncate_prompt_tokens" if cut else None,
             "trunc_boundary": ask.tokens_before - ask.tokens if cut else None,
             "decode_cfg_requested": {"temperature": 0.0, "max_tokens": ask.output_tokens},
             "decode_cfg_applied": {**ask.decode, "max_tokens": ask.output_tokens}, "token_rule": facts.token_rule,
