@@ -35,6 +35,8 @@ from forensics.replaying import replay
 from forensics.store import Store
 from replay.host import cpu_facts, library_versions, weights_sha256
 
+INTERRUPTED = 130
+
 
 def main() -> None:
     """Record each shape, prove what differs, a pair of each shape in turn; write every result as it comes."""
@@ -102,7 +104,12 @@ def proof(options: argparse.Namespace, shape: str, request: str) -> dict[str, An
         launches = store.ask("batches", run_id=case.incident.run_id, replica_id="load", first=first, last=last)
     begin, end = launches.row(0, named=True), launches.row(-1, named=True)
     started, cpu = time.perf_counter(), cpu_of_children()
-    verdict = replay(case, folder / "verdicts", options.python, ["--model", str(options.model)]).document
+    try:
+        verdict = replay(case, folder / "verdicts", options.python, ["--model", str(options.model)]).document
+    except ForensicsError as error:
+        if error.exit_code == INTERRUPTED:
+            raise SystemExit("ended; the same command goes on") from None
+        return {"request": request, "outcome": "no_verdict", "claim": str(error)}
     seconds, cpu = time.perf_counter() - started, cpu_of_children() - cpu
     neighbours, rounding = verdict["neighbours"], verdict["rounding"]
     return {
