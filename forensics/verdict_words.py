@@ -35,6 +35,7 @@ def findings(document: dict[str, Any]) -> Iterator[str]:
     yield from _neighbours(mapping(document.get("neighbours")))
     yield from _passes(mapping(document.get("passes")))
     yield from _operators(mapping(document.get("localised")))
+    yield from _arbiter(mapping(document.get("arbiter")))
     repeats = mapping(document.get("repeats"))
     rate = repeats.get("excludes_rate_above")
     if isinstance(rate, int | float):
@@ -140,6 +141,32 @@ def _sites(one: dict[str, Any]) -> list[str]:
 def _token(one: dict[str, Any]) -> str:
     whose = text(one.get("token"))
     return {"": "no token at the flip", "neither": "another token"}.get(whose, f"the {whose}'s token")
+
+
+def _arbiter(part: dict[str, Any]) -> Iterator[str]:
+    """Yield who is right by float64, against what noise, and from which layer on."""
+    numbers = [part.get(name) for name in ("margin", "floor", "float32_floor")]
+    margin, floor, fine = (one if isinstance(one, int | float) else None for one in numbers)
+    if margin is None or floor is None or fine is None:
+        if part:
+            yield f"who is right: open ({text(part.get('detail'))})"
+        return
+    dtype, answer = text(part.get("dtype")), text(part.get("answer"))
+    ahead = f"float64 has the {'incident' if margin > 0 else 'reference'}'s token {abs(margin):.3g} logits ahead"
+    beside = f"rounding in {dtype} can move that by {floor:.3g}, in fp32 by {fine:.3g}"
+    told = {
+        "incident_wrong": "the incident is wrong",
+        "reference_wrong": "the reference is wrong",
+        "undecidable": f"undecidable at this precision, {dtype} can give either",
+    }.get(answer, answer)
+    yield f"who is right: {told}; {ahead}, {beside}"
+    layers = [one.get("float64") for one in map(mapping, items(part.get("layers")))]
+    lens = [one for one in layers if isinstance(one, int | float)]
+    since = next((at for at in range(len(lens)) if all(one * margin > 0 for one in lens[at:])), None)
+    if since is not None:
+        yield f"it is ahead from layer {since} on, each layer seen through the final norm and the head (logit lens)"
+    if detail := text(part.get("detail")):
+        yield detail
 
 
 def text(value: Any) -> str:

@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument(
         "--localise", action="store_true", help="also which operator: watch and patch every one in the pass that counts"
     )
+    parse.add_argument("--arbiter", action="store_true", help="also which of the two tokens float64 says, and how far")
     parse.add_argument(
         "--journal", type=Path, metavar="FILE", help="where trials are kept until the verdict is; default: beside it"
     )
@@ -72,8 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _doctor(options)
     if options.case is None or options.output is None:
         parse.error("a case file and -o VERDICT are needed, or --doctor")
-    if options.arms_only and options.localise:
-        parse.error("--localise asks for more than --arms-only; leave one of them out")
+    if options.arms_only and (options.localise or options.arbiter):
+        parse.error("--localise and --arbiter ask for more than --arms-only; leave it out")
     if options.jobs < 1:
         parse.error("--jobs takes a number from 1")
     try:
@@ -109,6 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
                 repeats=options.repeats,
                 arms_only=options.arms_only,
                 localise=options.localise,
+                arbiter=options.arbiter,
                 jobs=options.jobs,
                 command=shlex.join(["python", "-m", "replay", *given]),
                 say=_say,

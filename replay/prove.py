@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from replay.arbiter import arbiter as who_is_right
 from replay.case import configuration
 from replay.catalogue import check_pin
 from replay.controls import Stop, check_arms, check_record, other_machine, other_tokenizer
@@ -53,6 +54,7 @@ def prove(
     repeats: int = REPEATS,
     arms_only: bool = False,
     localise: bool = False,
+    arbiter: bool = False,
     jobs: int = 1,
     command: str = "",
     say: Callable[[str], None] = lambda _line: None,
@@ -60,8 +62,8 @@ def prove(
     """Return what trials of the case show of the pinned factors; without pins, of the smallest set that explains it.
 
     pins: 'FACTOR=VALUE', 'incident' or 'reference' (both: every differing factor). config: the model's config.json.
-    arms_only: whether the two arms differ is all that is asked. localise: which operator, too. jobs: trials that `run`
-    takes at once, from threads.
+    arms_only: whether the two arms differ is all that is asked. localise: which operator, too. arbiter: who is right,
+    too. jobs: trials that `run` takes at once, from threads.
     Raises PinError on other text.
     """
     wanted = [check_pin(text) for text in pins]
@@ -72,13 +74,15 @@ def prove(
         if reason := unsupported(case):
             raise Stop("inconclusive", reason, controls)
         controls += check_record(case, weights_sha256, config or {})
-        _announce(bench, named=bool(wanted), more=MOST_PATCHES if localise else 0)
+        _announce(bench, named=bool(wanted), more=MOST_PATCHES * localise + arbiter)
         check_arms(bench, controls)
         hold_named(bench, wanted)
         say(f"{bench.seconds / bench.executed:.1f} s a trial so far, loading included")
         found = smallest(bench) if arms_only else _answer(bench, wanted, repeats, controls, more)
         if localise and more:
             more["localised"] = localised(bench, more["history"])
+        if arbiter and more:
+            more["arbiter"] = who_is_right(bench)
     except Stop as stop:
         found = Found(stop.outcome, stop.claim)
         if stop.outcome == "race":

@@ -39,7 +39,8 @@ class Treatment:
     a deliberate repeat; a repeat is always executed, never remembered. must_give: hashes of the logits that an exchange
     has to bring; once all that is read back has been seen, the trial ends at the first token that came from others.
     watched: the request's own rows at the output of every operator in this pass are hashed. donor, patched: there the
-    own rows of these operators become those of a run under `donor` whose earlier passes are this run's.
+    own rows of these operators become those of a run under `donor` whose earlier passes are this run's. arbitrate:
+    nothing is generated; the pass of the flip runs in float64 and in fp32, and `details` holds what came of it.
     """
 
     plan: Plan
@@ -51,11 +52,12 @@ class Treatment:
     watched: int | None = None
     donor: Plan | None = None
     patched: tuple[str, ...] = ()
+    arbitrate: bool = False
 
     def key(self) -> str:
         """Return a text that is equal for equal treatments."""
         parts = [self.plan, self.history, self.switch, self.since, self.repeat, self.must_give, self.watched]
-        parts += [self.donor, tuple(sorted(self.patched))]
+        parts += [self.donor, tuple(sorted(self.patched)), self.arbitrate]
         return json.dumps(parts, sort_keys=True)
 
 

@@ -213,6 +213,7 @@ class Bench:
         trace, treatment = one.trace, one.treatment
         known = (
             (trace.missing, trace.stopped) == (None, None)
+            and trace.tokens
             and self.incident is not None
             and self.reference is not None
             and self.count

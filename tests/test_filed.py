@@ -70,3 +70,25 @@ def test_a_localised_difference_in_words(changes, says):
     if not changes:
         assert "not what counts most" not in said
         assert "relied on" not in said
+
+
+ARBITER = {"answer": "undecidable", "margin": -0.0056, "floor": 0.59, "float32_floor": 9e-6, "dtype": "bfloat16",
+           "prefers": "reference", "detail": "",
+           "layers": [{"float64": 0.8}, {"float64": -0.1}, {"float64": -0.0056}]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, ["undecidable at this precision, bfloat16 can give either", "the reference's token 0.0056 logits ahead",
+              "in bfloat16 can move that by 0.59, in fp32 by 9e-06", "ahead from layer 1 on"]),
+        ({"answer": "incident_wrong"}, ["who is right: the incident is wrong;"]),
+        ({"margin": 0.5, "answer": "reference_wrong"}, ["the reference is wrong; float64 has the incident's"]),
+        ({"margin": None, "detail": "no flip"}, ["who is right: open (no flip)"]),
+        ({"detail": "a third"}, ["a third"]),
+        ({"layers": [7]}, ["logits ahead"]),
+    ],
+)  # fmt: skip
+def test_who_is_right_in_words(changes, says):
+    said = " ".join(parse({"arbiter": ARBITER | changes}, "v.json").findings)
+    assert all(one in said for one in says), said

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from replay.engines.child import answer
 from replay.engines.transformers_activations import Activations
+from replay.engines.transformers_arbiter import arbitrate
 from replay.engines.transformers_history import CacheSwitch, PagedSwitch, Snapshot, earlier
 from replay.engines.transformers_hooks import Call
 from replay.engines.transformers_hooks import install as watch
@@ -69,6 +70,8 @@ class Engine:
         if given.watched is not None:
             return self._watch(given)
         try:
+            if given.arbitrate:
+                return Trace(plan=given.plan, details={"arbiter": arbitrate(self.case, self.models.load)})
             snapshot = None if given.history is None else self._history(given.history, given.switch)
             trace = self._run(given.plan, given.switch if snapshot else None, snapshot, given.must_give)
             assert isinstance(trace, Trace)

@@ -3,7 +3,6 @@
 import dataclasses
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -32,9 +31,9 @@ def only(role, value, setup):
 
 
 @pytest.fixture(scope="module")
-def engine():
+def engine(model_path):
     torch.set_num_threads(1)
-    engine = Engine(None, str(Path(__file__).parents[2] / "fixtures" / "models" / "tiny-llama"))
+    engine = Engine(None, str(model_path))
     yield engine
     engine.stop()
 
