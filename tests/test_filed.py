@@ -92,3 +92,10 @@ ARBITER = {"answer": "undecidable", "margin": -0.0056, "floor": 0.59, "float32_f
 def test_who_is_right_in_words(changes, says):
     said = " ".join(parse({"arbiter": ARBITER | changes}, "v.json").findings)
     assert all(one in said for one in says), said
+
+
+@pytest.mark.parametrize(
+    ("part", "answered"), [(ARBITER, True), ({"answer": "open"}, False), (None, False), (7, False)]
+)
+def test_which_output_is_right_counts_as_asked_only_with_an_answer(part, answered):
+    assert parse({"arbiter": part}, "v.json").arbitrated is answered
