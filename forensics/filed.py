@@ -52,6 +52,8 @@ class Filed:
     null: str = ""
     findings: tuple[str, ...] = ()
     """Effects, history or step, rounding or bug, repeats: a sentence each, where the verdict holds them."""
+    arbitrated: bool = False
+    """Whether float64 was asked which of the two tokens is right, and there is an answer."""
 
     @property
     def synthetic(self) -> bool:
@@ -115,6 +117,8 @@ def parse(document: dict[str, Any], source_path: str) -> Filed:
         refuted=tuple(text(one) for one in items(document.get("refuted"))),
         null=_null(mapping(document.get("null"))),
         findings=tuple(findings(document)),
+        arbitrated=mapping(document.get("arbiter")).get("answer")
+        in ("incident_wrong", "reference_wrong", "undecidable"),
     )
 
 

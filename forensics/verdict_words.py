@@ -34,6 +34,8 @@ def findings(document: dict[str, Any]) -> Iterator[str]:
             yield f"{title}: {answer} ({text(part.get('detail'))})"
     yield from _neighbours(mapping(document.get("neighbours")))
     yield from _passes(mapping(document.get("passes")))
+    yield from _operators(mapping(document.get("localised")))
+    yield from _arbiter(mapping(document.get("arbiter")))
     repeats = mapping(document.get("repeats"))
     rate = repeats.get("excludes_rate_above")
     if isinstance(rate, int | float):
@@ -89,6 +91,82 @@ def _passes(part: dict[str, Any]) -> Iterator[str]:
     told = "; ".join(part for part in (fewest, none, text(border.get("detail"))) if part)
     launch = f"{text(border.get('rows'))} rows and {text(border.get('launch_tokens'))} tokens"
     yield f"pass {text(border.get('at'))} ran in a launch of {launch}; {told}"
+
+
+def _operators(part: dict[str, Any]) -> Iterator[str]:
+    """Yield the first operator that differs, those that do so by themselves, and what each of them restores."""
+    if not part:
+        return
+    first, detail = text(part.get("first")), text(part.get("detail"))
+    if not first:
+        yield f"which operator: open ({detail})"
+        return
+    origins, relays = ([mapping(one) for one in items(part.get(name))] for name in ("origins", "relays"))
+    counts = f"{text(part.get('equal'))} of {text(part.get('operators'))} operators give equal bits in pass"
+    own = ", ".join(dict.fromkeys(_named(one) for one in origins)) or "none that could be tried"
+    yield (
+        f"which operator: {counts} {text(part.get('at'))}; the first that does not is {first}; on the reference's own "
+        f"rows as input these still give other bits: {own}"
+    )
+    measured = [(one["share"], one) for one in origins if isinstance(one.get("share"), int | float)]
+    if measured:
+        told = ", ".join(f"{_named(one)} {share:.0%} ({_token(one)})" for share, one in measured)
+        null = [one["share"] for one in relays if isinstance(one.get("share"), int | float)]
+        beside = f"; {len(null)} that only pass it on: {min(null):.0%} to {max(null):.0%}" if null else ""
+        yield f"the reference's output in its place restores of the two tokens' contrast: {told}{beside}"
+        most, one = max(measured, key=lambda pair: pair[0])
+        if first not in _sites(one):
+            yield f"the first that differs ({first}) is not what counts most: {_named(one)} restores {most:.0%}"
+    elif origins:
+        tokens = ", ".join(f"{_named(one)} gives {_token(one)}" for one in origins)
+        yield f"the last hidden state's contrast is the same in both arms; with the reference's output, {tokens}"
+    if part.get("null_holds") is False:
+        yield "putting in outputs of equal bits changed bits: nothing of this can be relied on"
+    if detail:
+        yield detail
+
+
+def _named(one: dict[str, Any]) -> str:
+    layers = [text(layer) for layer in items(one.get("layers"))]
+    shown = ", ".join(layers) if len(layers) <= 4 else f"{layers[0]} to {layers[-1]} ({len(layers)} of them)"
+    where = f" of layer{'s' if len(layers) > 1 else ''} {shown}" if layers else ""
+    return f"{text(one.get('operator'))}{where}"
+
+
+def _sites(one: dict[str, Any]) -> list[str]:
+    role, layers = text(one.get("operator")), items(one.get("layers"))
+    return [f"layers.{text(layer)}.{role}" for layer in layers] or [role]
+
+
+def _token(one: dict[str, Any]) -> str:
+    whose = text(one.get("token"))
+    return {"": "no token at the flip", "neither": "another token"}.get(whose, f"the {whose}'s token")
+
+
+def _arbiter(part: dict[str, Any]) -> Iterator[str]:
+    """Yield who is right by float64, against what noise, and from which layer on."""
+    numbers = [part.get(name) for name in ("margin", "floor", "float32_floor")]
+    margin, floor, fine = (one if isinstance(one, int | float) else None for one in numbers)
+    if margin is None or floor is None or fine is None:
+        if part:
+            yield f"who is right: open ({text(part.get('detail'))})"
+        return
+    dtype, answer = text(part.get("dtype")), text(part.get("answer"))
+    ahead = f"float64 has the {'incident' if margin > 0 else 'reference'}'s token {abs(margin):.3g} logits ahead"
+    beside = f"rounding in {dtype} can move that by {floor:.3g}, in fp32 by {fine:.3g}"
+    told = {
+        "incident_wrong": "the incident is wrong",
+        "reference_wrong": "the reference is wrong",
+        "undecidable": f"undecidable at this precision, {dtype} can give either",
+    }.get(answer, answer)
+    yield f"who is right: {told}; {ahead}, {beside}"
+    layers = [one.get("float64") for one in map(mapping, items(part.get("layers")))]
+    lens = [one for one in layers if isinstance(one, int | float)]
+    since = next((at for at in range(len(lens)) if all(one * margin > 0 for one in lens[at:])), None)
+    if since is not None:
+        yield f"it is ahead from layer {since} on, each layer seen through the final norm and the head (logit lens)"
+    if detail := text(part.get("detail")):
+        yield detail
 
 
 def text(value: Any) -> str:

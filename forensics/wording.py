@@ -194,7 +194,8 @@ def cannot_claim(
         proven = any(verdict.proves for verdict in filed)
         if not proven:
             claims.append("that the plan carries the flip: no verdict on file proves it")
-        claims.append("which output is right")
+        if not any(verdict.arbitrated for verdict in filed):
+            claims.append("which output is right")
         if proven and way:
             claims.append("what lies below the plan is not covered by the verdict: it rests on the log, as graded")
     if "batch_recomposition" in on_way:

@@ -54,6 +54,10 @@ def parser() -> argparse.ArgumentParser:
         "--arms-only", action="store_true", help="only whether the two arms differ, not what explains it"
     )
     parse.add_argument(
+        "--localise", action="store_true", help="also which operator: watch and patch every one in the pass that counts"
+    )
+    parse.add_argument("--arbiter", action="store_true", help="also which of the two tokens float64 says, and how far")
+    parse.add_argument(
         "--journal", type=Path, metavar="FILE", help="where trials are kept until the verdict is; default: beside it"
     )
     parse.add_argument("--python", default=sys.executable, help="interpreter that has torch and the engine")
@@ -69,6 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _doctor(options)
     if options.case is None or options.output is None:
         parse.error("a case file and -o VERDICT are needed, or --doctor")
+    if options.arms_only and (options.localise or options.arbiter):
+        parse.error("--localise and --arbiter ask for more than --arms-only; leave it out")
     if options.jobs < 1:
         parse.error("--jobs takes a number from 1")
     try:
@@ -103,6 +109,8 @@ def main(arguments: list[str] | None = None) -> int:
                 config=_config(model),
                 repeats=options.repeats,
                 arms_only=options.arms_only,
+                localise=options.localise,
+                arbiter=options.arbiter,
                 jobs=options.jobs,
                 command=shlex.join(["python", "-m", "replay", *given]),
                 say=_say,

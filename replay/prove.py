@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from replay.arbiter import arbiter as who_is_right
 from replay.case import configuration
 from replay.catalogue import check_pin
 from replay.controls import Stop, check_arms, check_record, other_machine, other_tokenizer
@@ -17,6 +18,8 @@ from replay.coverage import reservations
 from replay.effects import effects
 from replay.history import history_or_step
 from replay.implied import SOURCES, gemm_rows, refine
+from replay.localise import MOST as MOST_PATCHES
+from replay.localise import localise as localised
 from replay.named import hold_named, judge_named
 from replay.neighbours import MOST, neighbours
 from replay.passes import MOST as MOST_PASSES
@@ -50,6 +53,8 @@ def prove(
     config: dict[str, Any] | None = None,
     repeats: int = REPEATS,
     arms_only: bool = False,
+    localise: bool = False,
+    arbiter: bool = False,
     jobs: int = 1,
     command: str = "",
     say: Callable[[str], None] = lambda _line: None,
@@ -57,7 +62,8 @@ def prove(
     """Return what trials of the case show of the pinned factors; without pins, of the smallest set that explains it.
 
     pins: 'FACTOR=VALUE', 'incident' or 'reference' (both: every differing factor). config: the model's config.json.
-    arms_only: whether the two arms differ is all that is asked. jobs: trials that `run` takes at once, from threads.
+    arms_only: whether the two arms differ is all that is asked. localise: which operator, too. arbiter: who is right,
+    too. jobs: trials that `run` takes at once, from threads.
     Raises PinError on other text.
     """
     wanted = [check_pin(text) for text in pins]
@@ -68,11 +74,15 @@ def prove(
         if reason := unsupported(case):
             raise Stop("inconclusive", reason, controls)
         controls += check_record(case, weights_sha256, config or {})
-        _announce(bench, named=bool(wanted))
+        _announce(bench, named=bool(wanted), more=MOST_PATCHES * localise + arbiter)
         check_arms(bench, controls)
         hold_named(bench, wanted)
         say(f"{bench.seconds / bench.executed:.1f} s a trial so far, loading included")
         found = smallest(bench) if arms_only else _answer(bench, wanted, repeats, controls, more)
+        if localise and more:
+            more["localised"] = localised(bench, more["history"])
+        if arbiter and more:
+            more["arbiter"] = who_is_right(bench)
     except Stop as stop:
         found = Found(stop.outcome, stop.claim)
         if stop.outcome == "race":
@@ -105,16 +115,16 @@ def _answer(
     return found
 
 
-def _announce(bench: Bench, *, named: bool) -> None:
-    """Say before the first trial how many there can be."""
+def _announce(bench: Bench, *, named: bool, more: int) -> None:
+    """Say before the first trial how many there can be. more: those that were asked for beyond the proof."""
     names = bench.factors()
     cells = 2 * (len(names) + 2) if named else 2 ** len(names) if len(names) <= EXHAUSTIVE else MAX_TRIALS
     by_rows = bool(set(names) & set(SOURCES))
     crowd = MOST + MOST_PASSES if bench.case.incident.window else 0
-    most = MAX_TRIALS if by_rows else min(MAX_TRIALS, 3 + cells + crowd + 24)
-    likely = f"about {min(most, 10 + cells)}"
+    most = MAX_TRIALS if by_rows else min(MAX_TRIALS, 3 + cells + crowd + more + 24)
+    likely = f"about {min(most, 10 + cells + more // 2)}"
     if by_rows:
-        likely += f", or {min(most, 2 * (10 + cells))} where M of the GEMMs takes part"
+        likely += f", or {min(most, 2 * (10 + cells) + more // 2)} where M of the GEMMs takes part"
     differ = "1 factor differs" if len(names) == 1 else f"{len(names)} factors differ"
     bench.say(f"{differ}: at most {most} trials of {bench.case.horizon()} tokens, most likely {likely}; loading the "
               "model comes on top")  # fmt: skip

@@ -38,6 +38,9 @@ class Treatment:
     under `plan` before its pass number `since`, so passes `since` to `switch` - 1 are the history's. repeat: number of
     a deliberate repeat; a repeat is always executed, never remembered. must_give: hashes of the logits that an exchange
     has to bring; once all that is read back has been seen, the trial ends at the first token that came from others.
+    watched: the request's own rows at the output of every operator in this pass are hashed. donor, patched: there the
+    own rows of these operators become those of a run under `donor` whose earlier passes are this run's. arbitrate:
+    nothing is generated; the pass of the flip runs in float64 and in fp32, and `details` holds what came of it.
     """
 
     plan: Plan
@@ -46,10 +49,15 @@ class Treatment:
     since: int = 0
     repeat: int = 0
     must_give: tuple[str, ...] = ()
+    watched: int | None = None
+    donor: Plan | None = None
+    patched: tuple[str, ...] = ()
+    arbitrate: bool = False
 
     def key(self) -> str:
         """Return a text that is equal for equal treatments."""
-        parts = [self.plan, self.history, self.switch, self.since, self.repeat, self.must_give]
+        parts = [self.plan, self.history, self.switch, self.since, self.repeat, self.must_give, self.watched]
+        parts += [self.donor, tuple(sorted(self.patched)), self.arbitrate]
         return json.dumps(parts, sort_keys=True)
 
 
@@ -62,7 +70,8 @@ class Trace:
     pin; details: the launch and kernels as seen; stopped: output position at which it was ended, since a token up to
     there did not come from the logits that it had to give; contrast: float64 h·(w_a − w_b) at the flip, from the final
     hidden state and the output rows of the incident's and the reference's token, in logits. departure: where the
-    execution left the recorded schedule, and why that may be; it ends there.
+    execution left the recorded schedule, and why that may be; it ends there. activations: (operator, sha256 of the
+    request's own rows of its output, before any patch) in the watched pass, in order of execution.
     """
 
     plan: Plan
@@ -77,6 +86,7 @@ class Trace:
     refused: str | None = None
     failed: str | None = None
     departure: str | None = None
+    activations: tuple[tuple[str, str], ...] = ()
     host: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -105,6 +115,7 @@ def trace_from(document: dict[str, Any], host: dict[str, Any]) -> Trace:
         known[name] = tuple(known.get(name, ()))
     for name in ("top_token_ids", "top_logits"):
         known[name] = tuple(tuple(values) for values in known.get(name, ()))
+    known["activations"] = tuple((name, digest) for name, digest in known.get("activations", ()))
     return Trace(**known | {"host": host})
 
 

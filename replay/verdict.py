@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from replay.arbiter import Arbiter
+    from replay.localise import Localised
     from replay.passes import Passes
 
 FORMAT = "forensics.verdict/1"
@@ -211,6 +213,8 @@ class Verdict:
     repeats: Repeats | None = None
     neighbours: Neighbours | None = None
     passes: Passes | None = None
+    localised: Localised | None = None
+    arbiter: Arbiter | None = None
     limits: tuple[str, ...] = ()
     host: dict[str, Any] = field(default_factory=dict)
     ts: float = 0.0

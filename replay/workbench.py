@@ -58,6 +58,11 @@ class Bench:
         assert self.reference
         return self.incident, self.reference
 
+    @property
+    def left(self) -> int:
+        """Return how many trials the budget still holds."""
+        return max(self.limit - self.executed, 0)
+
     def trial(self, name: str, treatment: Treatment | Plan) -> Trace:
         """Execute a treatment under a name, or remember it where it has run. Beyond the budget nothing runs."""
         wanted = treatment if isinstance(treatment, Treatment) else Treatment(treatment)
@@ -208,6 +213,7 @@ class Bench:
         trace, treatment = one.trace, one.treatment
         known = (
             (trace.missing, trace.stopped) == (None, None)
+            and trace.tokens
             and self.incident is not None
             and self.reference is not None
             and self.count

@@ -54,6 +54,7 @@ def case(
     epilog=examples(
         "forensics replay batch-6",
         "forensics replay batch-6 --jobs 2",
+        "forensics replay batch-6 --localise --arbiter",
         "forensics replay batch-6 --pin-algo batch.left_pad=0 --timeout 300",
         "forensics replay REQ --model MODEL --python /srv/venv/bin/python",
     )
@@ -74,6 +75,8 @@ def replay(
     ] = 600.0,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Times that the incident runs again.")] = 2,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Trials at once, each with a model in memory.")] = 1,
+    localise: Annotated[bool, typer.Option("--localise", help="Also which operator, by up to 24 more trials.")] = False,
+    arbiter: Annotated[bool, typer.Option("--arbiter", help="Also which token float64 says, and how far.")] = False,
     db: Db = STORE,
 ) -> None:
     """Execute the effective request again under forced factors of the plan, and file the verdict."""
@@ -89,6 +92,7 @@ def replay(
     arguments = [word for pin in pin_algo or [] for word in ("--pin-algo", pin)]
     arguments += ["--timeout", str(timeout), "--repeats", str(repeats), "--jobs", str(jobs)]
     arguments += ["--model", str(model)] if model else []
+    arguments += ["--localise"] * localise + ["--arbiter"] * arbiter
     done = run(built, db.parent / f"{db.stem}-verdicts", python, arguments)
     verdict = parse(done.document, str(done.path))
     rows = [[one.name, one.tokens_equal, one.bits_equal, one.no_result] for one in verdict.trials]

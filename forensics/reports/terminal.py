@@ -149,6 +149,9 @@ def _reservations(explanation: Explanation, width: int, *, verbose: bool) -> Ite
     for verdict in explanation.verdicts:
         label = " (synthetic reference, run alone by replay)" if verdict.synthetic else ""
         yield "verdict", _plain(f"{verdict.outcome}{label}: {verdict.claim}", "bold")
+        for finding in verdict.findings:
+            if finding.startswith(("which operator: ", "who is right: ")):
+                yield "", _plain(finding)
     if explanation.ruled_out:
         yield "ruled out", _plain(lines.as_many_as_fit(explanation.ruled_out, sys.maxsize if verbose else width))
     if verbose:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from replay.engines.child import answer
+from replay.engines.transformers_activations import Activations
+from replay.engines.transformers_arbiter import arbitrate
 from replay.engines.transformers_history import CacheSwitch, PagedSwitch, Snapshot, earlier
 from replay.engines.transformers_hooks import Call
 from replay.engines.transformers_hooks import install as watch
@@ -24,6 +27,8 @@ from replay.trial import Trace, Treatment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import torch
 
     from replay.case import Case, Plan
 
@@ -41,6 +46,7 @@ class Engine:
         self.models = Models(model_path)
         self.trial: Trial | None = None
         self._taken: tuple[Plan, int, Snapshot] | None = None
+        self._watched: tuple[str, dict[str, torch.Tensor]] | None = None
         self.stop = watch(self._listen, lambda hook: hook)  # a fault must fail the trial, not be counted
 
     @property
@@ -51,7 +57,7 @@ class Engine:
 
     @case.setter
     def case(self, case: Case) -> None:
-        self._case, self._taken = case, None
+        self._case, self._taken, self._watched = case, None, None
 
     def _listen(self, _call: Call) -> Trial | None:
         return self.trial
@@ -61,13 +67,53 @@ class Engine:
         given = treatment if isinstance(treatment, Treatment) else Treatment(treatment)
         if given.since:
             return Trace(plan=given.plan, refused="this version moves keys and values once in a run of transformers")
+        if given.watched is not None:
+            return self._watch(given)
         try:
+            if given.arbitrate:
+                return Trace(plan=given.plan, details={"arbiter": arbitrate(self.case, self.models.load)})
             snapshot = None if given.history is None else self._history(given.history, given.switch)
             trace = self._run(given.plan, given.switch if snapshot else None, snapshot, given.must_give)
             assert isinstance(trace, Trace)
         except Unpinnable as reason:
             return Trace(plan=given.plan, refused=str(reason))
         return trace
+
+    def _watch(self, given: Treatment) -> Trace:
+        """Return what a treatment gives that watches a pass, which may be one of its history."""
+        assert given.watched is not None
+        donated: dict[str, torch.Tensor] = {}
+        if given.patched:
+            if problem := self._donate(given):
+                return Trace(plan=given.plan, refused=f"the donor gave nothing: {problem}")
+            assert self._watched
+            donated = {name: self._watched[1][name] for name in given.patched}
+        watch = Activations(given.watched, donated)
+        early = given.history is not None and given.watched < given.switch
+        snapshot: Snapshot | None = None
+        try:
+            if given.history is not None:
+                taken = self._run(given.history, given.switch, None, watch=watch if early else None)
+                assert isinstance(taken, list)
+                snapshot = taken
+            trace = self._run(given.plan, given.switch if snapshot else None, snapshot, watch=None if early else watch)
+            assert isinstance(trace, Trace)
+        except Unpinnable as reason:
+            return Trace(plan=given.plan, refused=str(reason))
+        if not given.patched:
+            self._watched = given.key(), watch.kept()
+        return replace(trace, activations=watch.hashes())
+
+    def _donate(self, given: Treatment) -> str | None:
+        """Hold the own rows of the treatment's donor, the latest one remembered; return why there are none."""
+        assert given.watched is not None
+        assert given.donor is not None
+        at = given.watched
+        own = given.history if given.history is not None and at < given.switch else given.plan
+        donor = Treatment(given.donor, own if at else None, at, watched=at)
+        if self._watched and self._watched[0] == donor.key():
+            return None
+        return self._watch(donor).missing
 
     def _history(self, plan: Plan, switch: int) -> Snapshot:
         """Return the keys and values that a run under the plan leaves before a pass; the latest run is kept."""
@@ -81,7 +127,12 @@ class Engine:
         return taken
 
     def _run(
-        self, plan: Plan, switch: int | None, snapshot: Snapshot | None, must_give: Sequence[str] = ()
+        self,
+        plan: Plan,
+        switch: int | None,
+        snapshot: Snapshot | None,
+        must_give: Sequence[str] = (),
+        watch: Activations | None = None,
     ) -> Trace | Snapshot:
         """Run the plan; with a switch and no snapshot only up to it, and return the cache there."""
         model = self.models.load(str(self.case.engine.get("dtype") or "bfloat16"))
@@ -97,6 +148,8 @@ class Engine:
             if switch is not None:
                 change = batch.switch(switch, snapshot)
                 stack.callback(setup.model.register_forward_pre_hook(change, with_kwargs=True).remove)
+            if watch is not None:
+                stack.enter_context(watch.of(batch, setup))
             try:
                 if isinstance(batch, PackedBatch):
                     batch.run(trial)
