@@ -10,10 +10,11 @@ It is a model. What it says counts only where it reproduces what was recorded: `
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeGuard
+
+from replay.case import configuration, section
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -53,8 +54,8 @@ def limits(engine: dict[str, Any] | None) -> Limits | str:
     """Return the limits that an engine record states, or why the rule does not apply to this engine."""
     if (engine or {}).get("engine") != "vllm":
         return f"the rule is vLLM's, and the engine is {(engine or {}).get('engine') or 'not on record'}"
-    config = json.loads((engine or {}).get("config") or "{}")
-    scheduler, cache = config.get("scheduler_config") or {}, config.get("cache_config") or {}
+    config = configuration(engine or {})
+    scheduler, cache = section(engine or {}, "scheduler_config"), section(engine or {}, "cache_config")
     if cache.get("enable_prefix_caching", True):
         return "the engine keeps the KV of prefixes, which the rule does not follow"
     for name, asked in (("policy", "fcfs"), ("enable_chunked_prefill", True), ("long_prefill_token_threshold", 0)):
