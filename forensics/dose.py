@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from forensics.flip import same_bits
 from forensics.limits import tightened
 from forensics.soundness import beyond_rounding
+from forensics.stretched import STRETCHES, stretched
 
 if TYPE_CHECKING:
     from forensics.counterfactual import Counterfactual
@@ -93,6 +94,8 @@ def _dose(cause: Finding, effect: Finding, incident: Incident, table: PlanTable)
         return False, "dose: no setting that differs acts before the raw logits"
     if pair == ("shape_class_change", "graph_mode_change") and _but_graph(cause.target) == _but_graph(cause.reference):
         return False, "dose: the launch has the same tokens, rows and padding; the graph alone differs"
+    if cause.code in STRETCHES:
+        return stretched(cause, effect, incident)
     if effect.code == "batch_recomposition" and _takes_away(cause) and _gained(cause, effect):
         return False, f"dose: the arm with {cause.code} had more company, and that takes requests out of a batch"
     if effect.code == "logit_drift" and cause.steps:

@@ -96,6 +96,7 @@ def _explained(store: Store, incident: Incident) -> Explanation:
         seen=seen,
         counterfactuals=incident.counterfactuals,
         loops=loops_of(store, incident.target, incident.flip.target_step if incident.flip else None),
+        fabric=dict(zip(("target", "reference"), incident.fabric, strict=True)) if incident.reference else {},
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from forensics.cohort import Cohorts
+    from forensics.communicators import Communicator
     from forensics.consequence import Consequence, Spread
     from forensics.counterfactual import Counterfactual
     from forensics.exhibits import Exhibit
@@ -66,6 +67,7 @@ class Explanation:
     root_cause: a cause code, 'none' (nothing diverged) or 'undetermined'. chain: links from the root to the flip.
     loops: feedback that went on while the target ran, beside the chain and without a say in its grade.
     counterfactuals: launches that the admission rule gives without a cause; they are in the reasons of links, too.
+    fabric: what the collectives of each arm come to, by communicator; {} without a reference.
     spread: how many other requests diverged; None where nobody counted (it looks at the whole store).
     """
 
@@ -98,6 +100,7 @@ class Explanation:
     seen: dict[str, str]
     loops: tuple[Loop, ...] = ()
     counterfactuals: tuple[Counterfactual, ...] = ()
+    fabric: dict[str, tuple[Communicator, ...]] = field(default_factory=dict)
     spread: Spread | None = None
     format: str = FORMAT
 

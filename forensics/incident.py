@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from forensics import communicators
 from forensics.cohort import ALONE, CALM, Cohorts, load_of, nearest, runs_asked_the_same, runs_of_same_x
 from forensics.errors import ForensicsError
 from forensics.evidence import Evidence, gather
+from forensics.findings import ADMISSION, Citation
 from forensics.flip import Flip, Standing, compare_outputs, flip_at
 from forensics.surroundings import with_surroundings
 from forensics.text import printable, shell
 
 if TYPE_CHECKING:
+    from forensics.communicators import Communicator
     from forensics.counterfactual import Counterfactual
     from forensics.filed import Filed
     from forensics.store import Store
     from forensics.timeline import Thresholds
 
 NO_IDEA = "`forensics incidents` lists requests that diverged"
+REACH = 32
+"""Engine steps before a request's first in which what ended still matters: a limit that was cut has yet to recover. A
+choice."""
 Pair = tuple[int, dict[str, Any] | None, dict[str, Any] | None]
 
 
@@ -59,6 +66,35 @@ class Incident:
             arm.steps if step is None else arm.steps.filter(pl.col("step") <= step)
             for arm, step in zip((target, reference), last, strict=True)
         )
+
+    @cached_property
+    def fabric(self) -> tuple[tuple[Communicator, ...], ...]:
+        """The communicators of both arms, up to and including the flip."""
+        last = [steps["engine_step"].max() for steps in self.lived()]
+        return communicators.read(self.arms(), last)  # type: ignore[arg-type]
+
+    def near(self, which: int, first: int, last: int) -> bool:
+        """Return whether engine steps of an arm (0 target, 1 reference) can have had a say in its launches."""
+        numbers = self.lived()[which]["engine_step"].drop_nulls().to_list()
+        return bool(numbers) and first <= max(numbers) and last >= min(numbers) - REACH
+
+    def within(self, which: int, first: int, last: int) -> tuple[int, tuple[int, ...]]:
+        """Return the target's own steps in which an arm ran these engine steps: where they begin, and all of them."""
+        numbers = self.lived()[which]["engine_step"].drop_nulls().to_list()
+        own = 0
+        inside: list[int] = []
+        for _, *rows in self.paired():
+            own = rows[0]["step"] if rows[0] else own
+            row = rows[which]
+            if row and row["engine_step"] is not None and first <= row["engine_step"] <= last:
+                inside.append(own)
+        return (ADMISSION if first < min(numbers, default=first) or not inside else inside[0]), tuple(inside)
+
+    def cite_collective(self, which: int, rank: int | None, engine_step: int) -> tuple[Citation, ...]:
+        """Return where an arm's first collective of an engine step stands, on one rank or on any."""
+        rows = self.arms()[which].around.collectives.filter(pl.col("engine_step") == engine_step)
+        rows = rows if rank is None else rows.filter(pl.col("rank") == rank)
+        return tuple(Citation(path, line) for path, line in rows.select("source_path", "line").head(1).iter_rows())
 
     def paired(self) -> list[Pair]:
         """Return (output position that the step works towards, target step, reference step) up to the flip.

