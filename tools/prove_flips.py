@@ -40,7 +40,7 @@ from replay.prove import Verdict, prove
 from replay.trial import Trace, Treatment, shared_start
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 BATCH = 8
 BASE = {
@@ -49,7 +49,8 @@ BASE = {
 }  # fmt: skip
 INNOCENT = {"batch.rows": "4"}
 PADDED = {"batch.left_pad": "9", "batch.mask_path": "explicit"}
-KNOWN: list[tuple[dict[str, str], dict[str, str]]] = [
+Known = tuple[dict[str, str], dict[str, str]]
+KNOWN: list[Known] = [
     ({"gemm.k_split": "3"}, {"gemm.k_split": "1"}),
     ({"attention.backend": "math"}, {}),
     ({"quant.int8": "fused"}, {"quant.int8": "dequantise_first"}),
@@ -169,13 +170,15 @@ def _case(store: Store, row: int, name: str | None = None) -> Case | None:
         raise
 
 
-def built_cases(bench: Bench, prompts: list[list[int]], each: int) -> list[tuple[Case, set[str]]]:
+def built_cases(
+    bench: Bench, prompts: list[list[int]], each: int, known: Sequence[Known] = KNOWN
+) -> list[tuple[Case, set[str]]]:
     """Return (case, true factors): arms executed under plans that differ in known factors and in one innocent one.
 
     The innocent one is kept only where exchanging it alone changes no bit of either arm.
     """
     found = []
-    for on, off in KNOWN:
+    for on, off in known:
         mine = 0
         for ids in prompts:
             incident, reference = BASE | on | INNOCENT, BASE | off
