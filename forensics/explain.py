@@ -32,6 +32,11 @@ IN_LOST_RECORDS = {
     "batch_recomposition": "who else shared the launches",
     "preemption_recompute": "whether the request was preempted and recomputed",
     "paging": "whether KV was evicted, offloaded or recomputed",
+    "algorithm_change": "which algorithms ran",
+    "kernel_fallback": "whether a step fell back to another kernel",
+    "precision_path_change": "which precision path ran",
+    "requantization": "whether a step dequantised and requantised",
+    "graph_mode_change": "whether a step left its graph",
 }
 """Code → what cannot be told, where records of the request's own time are lost."""
 X_PARTS = ("effective_token_ids_sha256", "decode_cfg_applied")

@@ -557,3 +557,14 @@ def test_state_collapse(tmp_path: Path) -> None:
     assert quiet(told(tmp_path / "steady", turning("load", flipped, worse=False), calm), "state_collapse")
     both = told(tmp_path / "both", collapsed, turning("idle", answer, worse=True))
     assert quiet(both, "state_collapse"), "the reference collapsed as well"
+
+
+@pytest.mark.parametrize(("used", "told_by"), [(None, {"prefix_cache_hit"}), (False, set())])
+def test_a_first_step_that_is_lost_is_no_cached_prompt(tmp_path: Path, used: bool | None, told_by: set[str]) -> None:
+    story = alone(prefix_cache_used=used)
+    first = next(one for one in story.records if one.get("req_id") == "load" and one.get("step") == 0)
+    story.records.remove(first)
+    found = told(tmp_path, story)
+    assert found.standing == "divergence"
+    assert "prefix_cache_hit" not in codes(found)
+    assert gaps(found) & {"prefix_cache_hit"} == told_by

@@ -31,7 +31,10 @@ def detect(incident: Incident) -> Iterator[Finding | Gap]:
 
 
 def _cached(arm: Evidence) -> int | None:
-    if arm.steps.is_empty():
+    """Return how much came from the cache; None where the step that began the prompt is not on record."""
+    if arm.request["prefix_cache_used"] is False:
+        return 0
+    if arm.steps.is_empty() or arm.steps["step"][0] != 0:
         return None
     first = arm.steps.row(0, named=True)
     cached: int | None = first["num_cached_tokens"]
