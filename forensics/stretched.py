@@ -89,12 +89,10 @@ def _engine_step(incident: Incident, which: int, step: int) -> int | None:
 def _acted(incident: Incident, which: int, first: int, begins: int) -> str | None:
     """Return in words what the scheduler did between a longer step and a launch."""
     arm = incident.arms()[which]
-    if not arm.around.batch_limits.is_empty():
-        changes = arm.around.batch_limits.filter(pl.col("engine_step").is_between(first + 1, begins)).to_dicts()
-        if changes:
-            return (
-                f"a limit of the launch was changed {_change(changes[0])}before engine step {changes[0]['engine_step']}"
-            )
+    of_launches = pl.col("what") == "batch_limit_change", pl.col("engine_step").is_between(first + 1, begins)
+    changes = arm.around.limit_changes.filter(*of_launches).sort("engine_step").to_dicts()
+    if changes:
+        return f"a limit of the launch was changed {_change(changes[0])}before engine step {changes[0]['engine_step']}"
     rows = arm.steps.filter(pl.col("engine_step") == begins).to_dicts()
     if rows and rows[0]["queue_depth"]:
         return f"{rows[0]['queue_depth']} requests were left waiting by the launch of engine step {begins}"
@@ -102,6 +100,8 @@ def _acted(incident: Incident, which: int, first: int, begins: int) -> str | Non
 
 
 def _change(row: dict[str, Any]) -> str:
+    """Return from what to what a limit was changed: detail {before, after}, or {changed: {limit: [before, after]}}."""
     detail = json.loads(row["detail"] or "{}")
-    values = [detail.get(name) for name in ("before", "after")] if isinstance(detail, dict) else []
-    return f"from {values[0]} to {values[1]} " if values and all(type(one) is int for one in values) else ""
+    changed = next(iter(detail["changed"].values()), None) if isinstance(detail.get("changed"), dict) else None
+    before, after = changed if isinstance(changed, list) and len(changed) == 2 else map(detail.get, ("before", "after"))
+    return f"from {before} to {after} " if type(before) is type(after) is int else ""

@@ -32,7 +32,7 @@ class Surroundings:
     LEADING before the request's first to its last (`launches.py`). before: the batch records of every rank in BASELINE
     engine steps before its first. kernels: the kernel records of its launches. limit_changes: events of the run that
     changed a limit or a setting. collectives: of every rank, from LEADING engine steps before its first to its last,
-    with the rank's batch_tokens. batch_limits: when a limit of what a launch may hold was changed in the run.
+    with the rank's batch_tokens.
     """
 
     arrivals: pl.DataFrame = field(default_factory=pl.DataFrame)
@@ -41,7 +41,6 @@ class Surroundings:
     kernels: pl.DataFrame = field(default_factory=pl.DataFrame)
     limit_changes: pl.DataFrame = field(default_factory=pl.DataFrame)
     collectives: pl.DataFrame = field(default_factory=pl.DataFrame)
-    batch_limits: pl.DataFrame = field(default_factory=pl.DataFrame)
 
 
 def with_surroundings(store: Store, evidence: Evidence) -> Evidence:
@@ -57,6 +56,5 @@ def with_surroundings(store: Store, evidence: Evidence) -> Evidence:
         kernels=store.ask("kernels", **where, first=first, last=last),
         limit_changes=store.ask("limit_changes", **where),
         collectives=store.ask("collectives", **where, first=first - LEADING, last=last, most=MOST_COLLECTIVES),
-        batch_limits=store.ask("batch_limits", **where),
     )
     return replace(evidence, around=around)
