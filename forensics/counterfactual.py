@@ -61,12 +61,12 @@ class Counterfactual:
         if self.same_recorded:
             result = "the launches stay what they were"
         elif self.same_reference:
-            result = f"all {self.own} launches have the tokens and rows of the reference's"
+            result = f"all {self.own} launches have the reference's size"
         else:
-            result = f"{self.as_reference} of {self.own} launches have the tokens and rows of the reference's"
+            result = f"{self.as_reference} of {self.own} launches have the reference's size"
         return (
-            f"{self.asked}, by the admission rule run again (it reproduces {self.reproduced} of {self.steps} recorded "
-            f"launches), {result}"
+            f"{self.asked} {result}; by the admission rule run again on the recorded arrivals, which reproduces "
+            f"{self.reproduced} of {self.steps} recorded launches"
         )
 
 
@@ -78,7 +78,7 @@ def counterfactuals(store: Store, incident: Incident, findings: Sequence[Finding
     bounds = [limits(arm.engine) for arm in (target, reference)]
     if "arrival_burst" in codes and (life := around(target, incident.lived()[0])) is not None:
         burst = came(target, life.start, life.end)
-        asked.append(("arrival_burst", f"without the {len(burst)} requests of the burst", burst, None))
+        asked.append(("arrival_burst", f"without the burst's {len(burst)} requests", burst, None))
     if "environment_change" in codes and bounds[0] != bounds[1] and not isinstance(bounds[1], str):
         named = f"with the reference's limits ({_limits(bounds[1])})"
         asked.append(("environment_change", named, [], bounds[1]))

@@ -188,8 +188,12 @@ def test_verbose_says_what_the_screen_shortens(tmp_path: Path) -> None:
     short, whole = screen(found), screen(found, verbose=True)
     assert found.gaps
     for gap in found.gaps:
-        assert gap.field in short
+        assert gap.field in " ".join(whole.split())
         assert gap.stops in " ".join(whole.split())
+    weakest = found.weakest
+    assert weakest is not None
+    assert f"missing    {weakest.raise_by}" in short, "what would raise the chain comes first"
+    assert re.search(r"missing .* and \d+ more\n", short)
     assert "order: " in whole
     assert "order: " not in short
 

@@ -53,8 +53,7 @@ def case(
 @app.command(
     epilog=examples(
         "forensics replay batch-6",
-        "forensics replay batch-6 --jobs 2",
-        "forensics replay batch-6 --localise --arbiter",
+        "forensics replay batch-6 --jobs 2 --localise --arbiter",
         "forensics replay batch-6 --pin-algo batch.left_pad=0 --timeout 300",
         "forensics replay REQ --model MODEL --python /srv/venv/bin/python",
     )

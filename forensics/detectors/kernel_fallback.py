@@ -45,10 +45,7 @@ def detect(incident: Incident) -> Iterator[Finding | Gap]:
 
     found = contrast(incident, read, absent={"fallback": ()})
     if not found.compared:
-        yield Gap(
-            "kernel_fallback", "batch.fallback_reason, batch.kernel_variant or batch.algo_id",
-            "whether a preferred kernel was not used",
-        )  # fmt: skip
+        yield Gap("kernel_fallback", "batch.fallback_reason", "whether a preferred kernel was not used")
     elif found.places:
         _, *rows = found.places[0]
         ours, theirs = ("; ".join(read(row)["fallback"]) if row else "" for row in rows)

@@ -44,7 +44,7 @@ def detect(incident: Incident) -> Iterator[Finding | Gap]:
     found = contrast(incident, read, absent={"evaporated": False})
     if not found.compared:
         yield Gap(
-            "memory_evaporation", "batch.isr_pinned_mb and batch.ckpt_pinned_mb, with batch.kv_pool_total_mb",
+            "memory_evaporation", "batch.isr_pinned_mb and batch.ckpt_pinned_mb with batch.kv_pool_total_mb",
             "whether pinned memory took what was free",
         )  # fmt: skip
         return

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from forensics import lines
 from forensics.bars import bars, glyphs
+from forensics.causes import BESIDE
 from forensics.text import printable
 
 if TYPE_CHECKING:
@@ -159,8 +160,10 @@ def _reservations(explanation: Explanation, width: int, *, verbose: bool) -> Ite
     if verbose:
         for gap in explanation.gaps:
             yield "missing", _plain(f"{gap.field}: cannot say {gap.stops} [{gap.code}]")
-    elif explanation.gaps:
-        yield "missing", _plain(", ".join(sorted({gap.field for gap in explanation.gaps})))
+    elif fields := {gap.field for gap in explanation.gaps if gap.code not in BESIDE}:
+        raising = [link.raise_by for link in explanation.chain if link.raise_by in fields]
+        first = [field for field in dict.fromkeys([*raising, *sorted(fields)]) if field is not None]
+        yield "missing", _plain(lines.as_many_as_fit(first, width))
     claims = explanation.cannot_claim[len(explanation.gaps) :]
     if verbose:
         for claim in claims:

@@ -202,7 +202,7 @@ def test_in_fp32_company_changes_no_token(prompts, recorded, run):
         ({"gemm.q.rows": "64"}, "gemm.<role>.rows"),
         ({"token.rule": "topk0"}, "topk0"),
         ({"attention.backend": "eager"}, "no eager attention"),
-        ({"graph.mode": "cuda_graph_full"}, "cannot set it"),
+        ({"graph.mode": "cuda_graph_full"}, "not on transformers"),
         ({"batch.schedule": "reference"}, "no launches of that arm"),
     ],
 )

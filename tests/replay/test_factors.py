@@ -85,7 +85,7 @@ def test_what_is_pinned_is_read_back(run, changes):
         ({"token.rule": "sample"}, "generator is not on record"),
         ({"gemm.k_split": "100000"}, "fewer than 100000 input features"),
         ({"cpu.aten_capability": "avx2"}, "was not started with it"),
-        ({"graph.mode": "eager"}, "cannot set it"),
+        ({"graph.mode": "eager"}, "not on transformers"),
         ({"gemm.q.rows": "10"}, "M of 10 is below the 25 tokens"),
         ({"prefill.chunks": "10,15"}, "not together with padding"),
         ({"batch.launch_tokens": "100"}, "4 rows of 30 make 120"),
